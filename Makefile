@@ -1,0 +1,51 @@
+# Every target works from a bare clone with Python 3.11 and pip: it makes .venv and installs what it needs.
+PYTHON ?= python3
+BIN := .venv/bin
+DISTS := . plugins/math plugins/local
+SHELL := /bin/bash
+
+.PHONY: install demo demo-seeds test test-embedded test-wheels check bench wheels
+
+install: .venv/.installed
+
+# torch first and through the constraints: any open range brings several GB of CUDA packages.
+.venv/.installed: pyproject.toml plugins/math/pyproject.toml plugins/local/pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet -c constraints.txt torch
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[dev]' -e plugins/math -e plugins/local
+	touch $@
+
+# A language model learns to add, on this machine, without a key.
+demo: install
+	$(BIN)/cookbook local setup
+	$(BIN)/cookbook run math/arithmetic
+
+# The same with three seeds, and the table that stands in docs/02-first-run.md.
+demo-seeds: install
+	$(BIN)/cookbook local setup
+	$(BIN)/python bench/demo_seeds.py
+
+test: install
+	$(BIN)/python -m pytest
+
+# What needs the embedded model.
+test-embedded: install
+	$(BIN)/cookbook local setup
+	$(BIN)/python -m pytest -m embedded
+
+# The dists as a user gets them, in a new environment.
+test-wheels: install wheels
+	$(BIN)/python -m pytest -m wheels
+
+check: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+
+bench: install
+	$(BIN)/python bench/startup.py
+
+wheels: install
+	rm -rf dist
+	$(BIN)/pip wheel --quiet --no-deps -w dist $(DISTS)
+	ls dist

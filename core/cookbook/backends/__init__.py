@@ -1,0 +1,1 @@
+"""Sampling and training through the Tinker client API."""

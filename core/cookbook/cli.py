@@ -1,0 +1,282 @@
+"""The command line: `cookbook list | show | run | runs | plugins`, and plugins' own commands.
+
+What a user can get wrong ends in one line on standard error and exit code 2.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from . import __version__, registry
+from .errors import ConfigError, CookbookError, PluginError
+
+if TYPE_CHECKING:
+    from .configs import Settled
+    from .registry import Row
+
+USAGE = """\
+usage: cookbook COMMAND ...
+
+  list [KIND] [--json]     what is registered, and who provides it
+  show ID                  options, their types and defaults, and where the code is
+  run ID [KEY=VALUE ...]   run a recipe
+      --local              on this machine, without a key
+      --dry-run            show the first batch's tokens and what a step costs; train nothing
+      --help               every option, its value and where that comes from
+      --name NAME          the run's folder (else made from recipe and time)
+  runs                     the runs so far
+  plugins [--json]         installed plugins, and what is wrong with those that don't load
+  NAMESPACE NAME ...       a plugin's own command; `cookbook list command` shows them
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command and returns the exit code: 2 for what the user can mend, 130 for Ctrl-C."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="replace")  # a reply that the terminal can't show must not end a run
+    try:
+        code = _dispatch(argv)
+        sys.stdout.flush()  # where the reader went away, it shows here
+        return code
+    except CookbookError as e:
+        print(f"cookbook: {e}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("cookbook: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # The reader went away (`cookbook list | head`): what is left in the buffer goes nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except OSError as e:
+        where = f" {e.filename}" if e.filename else ""
+        print(f"cookbook: {e.strerror or e}{where}", file=sys.stderr)
+        return 1
+
+
+def _dispatch(argv: list[str]) -> int:
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        print(USAGE, end="")
+        return 0
+    if argv[0] == "--version":
+        print(__version__)
+        return 0
+    if argv[0] in COMMANDS:
+        return COMMANDS[argv[0]](argv[1:])
+    namespaces = {plugin.namespace for plugin in registry.default().plugins}
+    if len(argv) > 1 and (argv[0] in namespaces or argv[0] in registry.SHIPPED):
+        return registry.find("command", f"{argv[0]}/{argv[1]}").load()(argv[2:])
+    raise ConfigError(f"there is no command {argv[0]!r}; `cookbook --help` shows them")
+
+
+def _split(
+    argv: list[str], flags: Sequence[str] = (), valued: Sequence[str] = ()
+) -> tuple[list[str], dict[str, Any]]:
+    """Words, and the flags among them. Raises `ConfigError` for another flag."""
+    words: list[str] = []
+    found: dict[str, Any] = {}
+    rest = iter(argv)
+    for word in rest:
+        if word in flags:
+            found[word] = True
+        elif word in valued:
+            found[word] = next(rest, None)
+            if found[word] is None:
+                raise ConfigError(f"{word} needs a value")
+        elif word.startswith("-"):
+            raise ConfigError(f"there is no flag {word!r}; `cookbook --help` shows them")
+        else:
+            words.append(word)
+    return words, found
+
+
+def _list(argv: list[str]) -> int:
+    words, flags = _split(argv, ["--json"])
+    if len(words) > 1:
+        raise ConfigError(f"`cookbook list` takes one kind, not {' '.join(words)}")
+    rows = registry.default().rows(*words)
+    if "--json" in flags:
+        print(json.dumps([row.as_json() for row in rows], indent=1))
+        return 0
+    table = [
+        (
+            *(() if words else (row.kind,)),
+            row.id,
+            row.summary,
+            ", ".join(row.needs),
+            f"{row.dist} {row.version}",
+        )
+        for row in rows
+    ]
+    _print_table((*(() if words else ("kind",)), "id", "summary", "needs", "from"), table)
+    broken = [p.namespace for p in registry.default().plugins if p.status == "broken"]
+    if broken:
+        print(f"not loaded: {', '.join(broken)}; `cookbook plugins` says why", file=sys.stderr)
+    return 0
+
+
+def _print_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
+    for row in (head, *rows):
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def _plugins(argv: list[str]) -> int:
+    words, flags = _split(argv, ["--json"])
+    if words:
+        raise ConfigError(f"`cookbook plugins` takes no {words[0]!r}")
+    plugins = registry.default().plugins
+    if "--json" in flags:
+        print(json.dumps([plugin.as_json() for plugin in plugins], indent=1))
+        return 0
+    for plugin in plugins:
+        print(f"{plugin.namespace}: {plugin.dist} {plugin.version}, {plugin.status}, {len(plugin.rows)} rows")
+        for problem in plugin.problems:
+            print(f"  {problem}")
+    return 0
+
+
+def _show(argv: list[str]) -> int:
+    words, _ = _split(argv)
+    if len(words) != 1:
+        raise ConfigError("`cookbook show` takes one id, `cookbook show math/arithmetic` for instance")
+    for i, row in enumerate(registry.default().find_all(words[0])):
+        print(("\n" if i else "") + _description(row))
+    return 0
+
+
+def _description(row: Row) -> str:
+    import inspect
+
+    import chz
+
+    from . import configs
+
+    target = row.load()
+    lines = [f"{row.kind} {row.id}: {row.summary}", f"  from {row.dist} {row.version}"]
+    code = getattr(target, "func", target)
+    lines.append(f"  code {row.target}, {inspect.getsourcefile(code)}:{inspect.getsourcelines(code)[1]}")
+    if row.needs:
+        lines.append(f"  needs {', '.join(row.needs)}")
+    if row.options:
+        lines.append("  options of this row " + json.dumps(row.options))
+    if row.kind == "recipe":
+        blueprint = _blueprint(row)
+        lines += [
+            f"  {k}={v}" for _, values in configs.layers_of(blueprint) for k, v in sorted(values.items())
+        ]
+        lines.append(f"  all options: `cookbook run {row.id} --help`")
+    elif chz.is_chz(code):
+        lines.append(configs.help_text(code, [("this row", row.options)]))
+    elif row.kind != "command":
+        lines.append(f"  called as {code.__name__}{inspect.signature(code)}")
+    return "\n".join(lines)
+
+
+def _blueprint(row: Row) -> Any:
+    import chz
+
+    blueprint = row.load()()
+    if not isinstance(blueprint, chz.Blueprint):
+        raise PluginError(
+            f"recipe {row.id} of {row.dist} gave {type(blueprint).__name__}, not a chz.Blueprint"
+        )
+    return blueprint
+
+
+def _run(argv: list[str]) -> int:
+    words, flags = _split(argv, ["--local", "--dry-run", "--help", "-h"], ["--name"])
+    if not words or "=" in words[0]:
+        raise ConfigError("`cookbook run` needs a recipe's id first; `cookbook list recipe` shows them")
+    row = registry.find("recipe", words[0])
+    from . import configs
+
+    blueprint = _blueprint(row)
+    layers = configs.layers_of(blueprint)
+    if "--local" in flags:
+        layers.append(("local", _local_values(blueprint)))
+    layers.append(configs.from_argv(words[1:]))
+    if {"--help", "-h"} & set(flags):
+        print(f"{row.id}: {row.summary}\n")
+        print(configs.help_text(blueprint.target, layers, color=sys.stdout.isatty()))
+        return 0
+    settled = configs.settle(blueprint.target, layers)
+    for line in settled.dropped:
+        print(f"cookbook: {line}", file=sys.stderr)
+    if "--dry-run" in flags:
+        import asyncio
+
+        print(asyncio.run(settled.config.dry_run()))
+        return 0
+    return _train(row, argv, settled, flags.get("--name"))
+
+
+def _local_values(blueprint: Any) -> dict[str, Any]:
+    """What `--local` lays over a recipe: this machine, its model in its own format, the recipe's own."""
+    import chz
+
+    backend = registry.find("backend", "local/torch").load()
+    values = {"backend": "local/torch", "model": backend.default_model, "renderer": "auto"}
+    fields = chz.chz_fields(blueprint.target)
+    return {k: v for k, v in values.items() if k in fields} | getattr(blueprint, "local", {})
+
+
+def _train(row: Row, argv: list[str], settled: Settled, name: str | None) -> int:
+    from . import interrupt
+    from .console import Console
+    from .provenance import provenance
+    from .runs import Run, new_folder
+
+    run = Run(new_folder(row.id, name), provenance(row, argv, settled))
+    run.trackers.append(Console(run, getattr(settled.config, "steps", 0)))
+    try:
+        interrupt.run(settled.config.run(run))
+    except BaseException as e:
+        interrupted = isinstance(e, KeyboardInterrupt)
+        run.end(
+            "interrupted" if interrupted else "failed", error=" ".join(f"{type(e).__name__}: {e}".split())
+        )
+        raise
+    run.end("done")
+    return 0
+
+
+def _runs(argv: list[str]) -> int:
+    words, _ = _split(argv)
+    if words:
+        raise ConfigError(f"`cookbook runs` takes no {words[0]!r}")
+    from . import runs
+
+    folders = runs.list_runs()
+    if not folders:
+        print(f"no runs in {runs.runs_dir()} yet; `cookbook run math/arithmetic` makes one", file=sys.stderr)
+        return 0
+    _print_table(("run", "status", "step", "correct", "reward"), [_run_line(folder) for folder in folders])
+    return 0
+
+
+def _run_line(folder: Any) -> tuple[str, ...]:
+    from . import runs
+
+    record = runs.read_record(folder)
+    rows = [row for row in runs.read_rows(folder) if "reward" in row or "correct" in row]
+    last = rows[-1] if rows else {}
+    cells = (f"{last[name]:.3f}" if name in last else "" for name in ("correct", "reward"))
+    return (folder.name, record["status"], str(record["last_step"]), *cells)
+
+
+COMMANDS: dict[str, Callable[[list[str]], int]] = {
+    "list": _list,
+    "show": _show,
+    "run": _run,
+    "runs": _runs,
+    "plugins": _plugins,
+}
+
+if __name__ == "__main__":
+    sys.exit(main())

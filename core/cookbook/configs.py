@@ -1,0 +1,390 @@
+"""Configs: `chz` classes that are the command line too, and the base config of each kind.
+
+A config is settled from layers, the later over the earlier: default, recipe, local, command line.
+Each layer is a flat mapping {"lr": 3e-4, "env": "math/arithmetic", "env.digits": 3}: the same form
+is typed by the user, written by a recipe and kept in a run's record.
+"""
+
+from __future__ import annotations
+
+import abc
+import functools
+import importlib
+import re
+import sys
+from collections.abc import AsyncIterable, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import chz
+from chz.blueprint import (
+    Castable,
+    ConstructionException,
+    ExtraneousBlueprintArg,
+    InvalidBlueprintArg,
+    MissingBlueprintArg,
+)
+
+from . import registry
+from .errors import ConfigError, PluginError
+from .types import Episode, Grade, Message, Task
+
+Layer = tuple[str, Mapping[str, Any]]
+_REFUSALS = (
+    ConstructionException,
+    ExtraneousBlueprintArg,
+    InvalidBlueprintArg,
+    MissingBlueprintArg,
+    TypeError,
+)
+_IMPORT_STRING = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
+_KEY = re.compile(r"[A-Za-z_]\w*(\.\w+)*")  # none of chz's wildcards: one key, one spelling
+
+
+@chz.chz
+class EnvConfig(abc.ABC):
+    """An environment's options, and the tasks that follow from them."""
+
+    @abc.abstractmethod
+    def tasks(self, split: str) -> Sequence[Task]:
+        """The tasks of "train" or "test", in a fixed order; lazy where there are many.
+
+        Shuffling, epochs, batching and grouping belong to the loop.
+        """
+
+
+@chz.chz
+class GraderConfig(abc.ABC):
+    """A grader's options, and its verdict."""
+
+    @abc.abstractmethod
+    def grade(self, prompt: Sequence[Message], reply: Message, reference: Any) -> Grade:
+        """Judges one reply. May be an async function. Must not run what the reply says."""
+
+
+@chz.chz
+class DatasetConfig(abc.ABC):
+    """A dataset's options, and its rows."""
+
+    @abc.abstractmethod
+    def rows(self, split: str) -> Sequence[Any] | Iterable[Any] | AsyncIterable[Any]:
+        """Conversations (lists of `Message`) or comparisons, in a fixed order."""
+
+
+@chz.chz
+class BackendConfig(abc.ABC):
+    """Where sampling and training happen."""
+
+    default_model = ""  # what `--local` falls back on; a plain class attribute, not an option
+
+    @abc.abstractmethod
+    def connect(self, run_dir: Path) -> Any:
+        """A service client with tinker's methods; it keeps what it must on disk in `run_dir`."""
+
+    @abc.abstractmethod
+    def tokenizer(self, model: str) -> Any:
+        """The model's `cookbook.rendering.Tokenizer`, without loading the model."""
+
+    def describe(self) -> dict[str, Any]:
+        """What of the machine the results depend on (processor, number type): kept in the record."""
+        return {}
+
+
+@chz.chz
+class TrackerConfig(abc.ABC):
+    """Where metrics go besides the run folder."""
+
+    @abc.abstractmethod
+    def open(self, run: Any) -> Tracker:
+        """Begins to follow `run`, a `cookbook.runs.Run`."""
+
+
+class Tracker(abc.ABC):
+    """Follows one run. A row with a step seen before (after a resume) replaces the earlier one."""
+
+    def begin(self) -> None:
+        """The run's folder is there."""
+
+    @abc.abstractmethod
+    def log(self, step: int, row: Mapping[str, Any]) -> None:
+        """One row of metrics."""
+
+    def episodes(self, step: int, episodes: Sequence[Episode]) -> None:
+        """Sampled transcripts of a step; nothing, unless the tracker shows them."""
+
+    def close(self) -> None:
+        """The run is over."""
+
+
+class by_id(chz.factories.MetaFactory):
+    """A field that is chosen by id: `env=math/arithmetic env.digits=3`, or `env=my_module:MyEnv`.
+
+    `default` is the id where none is given. With `many`, the field is a tuple and each element is
+    chosen on its own: `evals.0=math/arithmetic evals.0.digits=3`.
+    """
+
+    def __init__(self, kind: str, *, default: str | None = None, many: bool = False) -> None:
+        super().__init__()
+        self.kind, self.default, self.many = kind, default, many
+
+    def unspecified_factory(self) -> Callable[..., Any] | None:
+        if self.many:
+            return self.field_annotation  # type: ignore[return-value]
+        return self.from_string(self.default) if self.default else None
+
+    def from_string(self, factory: str) -> Callable[..., Any]:
+        return _factory(self.kind, factory)
+
+    def perform_cast(self, value: str) -> Any:
+        raise chz.tiepin.CastError(f"{value!r} is the id of a {self.kind}, not a value")
+
+
+def _factory(kind: str, id: str) -> Callable[..., Any]:
+    """The config class behind an id, or behind "module:Class" (the current folder included).
+
+    Raises `UnknownIdError`, `PluginError`, or `ConfigError` where the class is of another kind.
+    """
+    if _IMPORT_STRING.fullmatch(id) and not id.startswith(f"{kind}:"):
+        factory = _import(kind, id)
+    else:
+        factory = registry.find(kind, id).load()
+    base = {"env": EnvConfig, "grader": GraderConfig, "dataset": DatasetConfig}.get(kind)
+    base = base or {"backend": BackendConfig, "tracker": TrackerConfig}[kind]
+    cls = _class_of(factory)
+    if not (isinstance(cls, type) and issubclass(cls, base) and chz.is_chz(cls)):
+        raise PluginError(f"{kind} {id!r} is {cls!r}, not a @chz.chz class derived from {base.__name__}")
+    return factory
+
+
+def _import(kind: str, target: str) -> Any:
+    module, attr = target.split(":")
+    if "" not in sys.path:
+        sys.path.insert(0, "")  # the current folder, as `python -m` has it
+    try:
+        return functools.reduce(getattr, attr.split("."), importlib.import_module(module))
+    except (ImportError, AttributeError) as e:
+        raise PluginError(
+            f"{kind}={target}: {e}; it must be importable from {Path.cwd()} or be installed, "
+            f"and `cookbook list {kind}` shows the registered ones"
+        ) from None
+    except (Exception, SystemExit) as e:  # it is somebody's code: anything may come
+        reason = " ".join(f"{type(e).__name__}: {e}".split())
+        raise PluginError(f"{kind}={target}: importing {module} failed: {reason}") from e
+
+
+def _class_of(factory: Any) -> Any:
+    return factory.func if isinstance(factory, functools.partial) else factory
+
+
+class Preset(chz.Blueprint):
+    """A recipe: a config class and the values that differ from its defaults, and what `--local` adds."""
+
+    def __init__(self, target: type, name: str, local: Mapping[str, Any]) -> None:
+        super().__init__(target)
+        self.name, self.local = name, dict(local)
+
+
+def preset(
+    target: type, *, name: str, local: Mapping[str, Any] | None = None, **values: Any
+) -> chz.Blueprint:
+    """A recipe in one call. Nested options are written `**{"env.digits": 3}`."""
+    blueprint = Preset(target, name, local or {})
+    blueprint.apply(values, layer_name="recipe")
+    return blueprint
+
+
+def layers_of(blueprint: chz.Blueprint) -> list[Layer]:
+    """The values that a recipe's blueprint holds, layer by layer."""
+    # chz 0.4 has no public way to read them back.
+    layers = blueprint._arg_map._layers
+    return [(layer.layer_name or "recipe", {**layer.qualified, **layer.wildcard}) for layer in layers]
+
+
+def from_argv(argv: Sequence[str]) -> Layer:
+    """`key=value` words as a layer. Raises `ConfigError` for another form and for a key given twice."""
+    values: dict[str, Any] = {}
+    for word in argv:
+        key, equals, value = word.partition("=")
+        if not equals or not _KEY.fullmatch(key):
+            raise ConfigError(f"{word!r} isn't key=value; options look like steps=20 or env.digits=3")
+        if key in values:
+            raise ConfigError(f"{key!r} is given twice: {values[key].value!r} and {value!r}; keep one")
+        values[key] = Castable(value)
+    return "command line", values
+
+
+@dataclass(frozen=True)
+class Settled:
+    """A config as built, and how it came about.
+
+    ids: {path: (kind, id)} of what was chosen by id. dropped: lines on recipe values that a newly
+    chosen id made void.
+    """
+
+    config: Any
+    ids: Mapping[str, tuple[str, str]]
+    dropped: Sequence[str]
+
+    def values(self) -> dict[str, Any]:
+        """The whole config as one flat JSON-able layer: settling that alone gives an equal config."""
+        return dict(_flatten(self.config, "", self.ids))
+
+
+def settle(target: type, layers: Sequence[Layer]) -> Settled:
+    """Builds `target` from the layers. Raises `CookbookError` with one line for whatever is wrong."""
+    blueprint, ids, dropped = _blueprint(target, layers)
+    try:
+        return Settled(blueprint.make(), ids, dropped)
+    except _REFUSALS as e:
+        raise ConfigError(_one_line(str(e))) from None
+
+
+def help_text(target: type, layers: Sequence[Layer], *, color: bool = False) -> str:
+    """Every option with its value and the layer that it came from. Raises what `settle` raises."""
+    blueprint, _, _ = _blueprint(target, layers)
+    try:
+        lines = blueprint.get_help(color=color).splitlines()
+    except _REFUSALS as e:
+        raise ConfigError(_one_line(str(e))) from None
+    start = next((i for i, line in enumerate(lines) if line == "Arguments:"), 0)
+    return "\n".join(lines[start + 1 :]).replace("(from default)", "(default)     ")
+
+
+def _blueprint(
+    target: type, layers: Sequence[Layer]
+) -> tuple[chz.Blueprint, dict[str, tuple[str, str]], list[str]]:
+    copies: list[tuple[str, dict[str, Any]]] = [("default", {})]
+    copies += [(name, dict(values)) for name, values in layers]
+    ids: dict[str, tuple[str, str]] = {}
+    dropped: list[str] = []
+    _choose(target, "", copies, ids, dropped)
+    blueprint = chz.Blueprint(target)
+    for name, values in copies:
+        blueprint.apply(values, layer_name=name)
+    return blueprint, ids, dropped
+
+
+def _choose(
+    cls: Any,
+    prefix: str,
+    layers: list[tuple[str, dict[str, Any]]],
+    ids: dict[str, tuple[str, str]],
+    dropped: list[str],
+) -> None:
+    """Finds, depth first, what each by-id field is set to, and drops the values meant for another id."""
+    for field in chz.chz_fields(_class_of(cls)).values():
+        factory, path = field.meta_factory, prefix + field.logical_name
+        for _, values in layers:
+            if path in values:
+                values[path] = _settable(values[path], field.x_type)
+        if not isinstance(factory, by_id):
+            if isinstance(field.final_type, type) and chz.is_chz(field.final_type):
+                _choose(field.final_type, f"{path}.", layers, ids, dropped)
+            continue
+        for each in _elements(path, layers) if factory.many else [path]:
+            id = _settle_id(each, factory, layers, dropped)
+            if id is None:
+                continue
+            chosen = _factory(factory.kind, id)
+            if isinstance(chosen, functools.partial):  # a row's options, JSON and ids among them
+                layers[0][1].update({f"{each}.{k}": v for k, v in chosen.keywords.items()})
+            if not any(each in values for _, values in layers):
+                layers[0][1][each] = Castable(id)  # the default, so that the help can name it
+            for _, values in layers:
+                if each in values:  # chz's own meta-factories don't reach into tuples
+                    values[each] = chosen if factory.many else Castable(id)
+            ids[each] = factory.kind, id
+            _choose(chosen, f"{each}.", layers, ids, dropped)
+
+
+def _settable(value: Any, type: Any) -> Any:
+    """A value as chz takes it: JSON has no tuples, and a string for what isn't one is read as if typed."""
+    if isinstance(value, (str, list)) and not chz.tiepin.is_subtype_instance(value, type):
+        return Castable(value) if isinstance(value, str) else _tuples(value)
+    return value
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value
+
+
+def _elements(path: str, layers: list[tuple[str, dict[str, Any]]]) -> list[str]:
+    """The paths of a tuple's elements. Raises `ConfigError` unless each from 0 on is given."""
+    under = [k for _, values in layers for k in values if k.startswith(path + ".")]
+    n = len({k[len(path) + 1 :].split(".")[0] for k in under})
+    paths = [f"{path}.{i}" for i in range(n)]
+    for _, values in layers:
+        if isinstance(values.get(path), Castable) or (n and values.get(path)):
+            raise ConfigError(f"{path} holds several: give each its number, {path}.0=... {path}.1=...")
+        if n:
+            values.pop(path, None)  # an empty tuple that a later layer adds to
+    for each in paths:
+        if not any(each in values for _, values in layers):
+            raise ConfigError(f"{each} not given: add {each}=... ({path} is numbered from 0)")
+    return paths
+
+
+def _settle_id(
+    path: str, factory: by_id, layers: list[tuple[str, dict[str, Any]]], dropped: list[str]
+) -> str | None:
+    """The id that the last layer gives `path`; values under it that were set for another id are dropped."""
+    in_force, at_layer = factory.default, []
+    for _, values in layers:
+        value = values.get(path, in_force)
+        value = value.value if isinstance(value, Castable) else value
+        in_force = _full_id(factory.kind, value) if isinstance(value, str) else value
+        at_layer.append(in_force)
+    if in_force is not None and not isinstance(in_force, str):
+        return None  # a config object, given from Python
+    for (name, values), id in zip(layers, at_layer, strict=True):
+        if id != in_force and id is not None:
+            void = [k for k in values if k.startswith(path + ".")]
+            dropped += [f"{k}={values.pop(k)} of the {name} was for {path}={id}, dropped" for k in void]
+    return in_force
+
+
+def _full_id(kind: str, id: str) -> str:
+    """The one spelling of an id: "tinker" and "backend:core/tinker" are core/tinker."""
+    id = id.removeprefix(f"{kind}:")
+    return id if "/" in id or ":" in id else f"core/{id}"
+
+
+def _flatten(
+    value: Any, path: str, ids: Mapping[str, tuple[str, str]], implied: Any = None
+) -> Iterable[tuple[str, Any]]:
+    """implied: the class that `path` has where nothing is said."""
+    if chz.is_chz(value):
+        if path in ids:
+            yield path, ids[path][1]
+        elif path and type(value) is not implied:
+            yield path, f"{type(value).__module__}:{type(value).__qualname__}"
+        for field in chz.chz_fields(value).values():
+            name = field.logical_name
+            implied = None if isinstance(field.meta_factory, by_id) else field.final_type
+            yield from _flatten(getattr(value, name), f"{path}.{name}" if path else name, ids, implied)
+    elif isinstance(value, (tuple, list)) and any(chz.is_chz(v) for v in value):
+        for i, element in enumerate(value):
+            yield from _flatten(element, f"{path}.{i}", ids)
+    else:
+        yield path, list(value) if isinstance(value, tuple) else value
+
+
+def _one_line(text: str) -> str:
+    """chz explains itself over several lines; one says it."""
+    cast = re.search(r"provided for param '([^']*)'.*?as a value:\n([^\n]*)", text, re.S)
+    if cast:
+        return f"{cast[1]}: {cast[2]}"
+    extra = re.match(r"Extraneous argument '([^']*)'", text)
+    if extra:
+        near = re.search(r"(?:Did you mean|maybe you meant) '([^']*)'", text)
+        return (
+            f"there is no option {extra[1]!r}"
+            + (f"; did you mean {near[1]!r}?" if near else "")
+            + (" (--help lists them)")
+        )
+    missing = re.match(r"Missing required arguments for parameter\(s\): (.*)", text)
+    if missing:
+        names = missing[1].split(", ")
+        return f"{', '.join(names)} not given: add " + " ".join(f"{n}=..." for n in names)
+    return " ".join(text.split())

@@ -1,0 +1,109 @@
+"""What a person sees of a run: a progress bar in a terminal, plain lines in a pipe, a table at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.console import Console as RichConsole
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+from .configs import Tracker
+from .runs import Run
+from .types import Episode
+
+_LINE = ("reward", "correct", "tokens/reply", "groups/constant", "train/kl_k1", "time/wait_for_update_s")
+
+
+class Console(Tracker):
+    """Prints each step, each evaluation, and at the end the first against the last steps."""
+
+    def __init__(self, run: Run, steps: int, console: RichConsole | None = None) -> None:
+        self._console = console or RichConsole(highlight=False, soft_wrap=True)
+        self._run, self._steps = run, steps
+        self._rows: list[dict[str, Any]] = []
+        self._last_episode: tuple[int, Episode] | None = None
+        self._progress: Progress | None = None
+
+    def begin(self) -> None:
+        """Says where the run lies and what it computes on, and starts the bar."""
+        self._say(f"run {self._run.folder}")
+        facts = self._run.record.get("backend", {})
+        if facts:
+            self._say("on " + ", ".join(f"{k} {v}" for k, v in facts.items()))
+        if self._console.is_terminal:
+            columns = TextColumn("step"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+            self._progress = Progress(*columns, console=self._console)
+            self._bar = self._progress.add_task("step", total=self._steps)
+            self._progress.start()
+
+    def log(self, step: int, row: Mapping[str, Any]) -> None:
+        evaluated = {k.split("/")[0] for k in row if k.startswith("eval")}
+        for prefix in sorted(evaluated):
+            self._say(f"{prefix} of version {step}: {_evaluation(row, prefix)}")
+        if evaluated:
+            return
+        self._rows.append(dict(row))
+        cells = [f"{_short(name)} {_number(row[name])}" for name in _LINE if name in row]
+        self._say(f"step {step + 1:>{len(str(self._steps))}}/{self._steps}  " + "  ".join(cells))
+        if self._progress:
+            self._progress.update(self._bar, completed=step + 1)
+
+    def episodes(self, step: int, episodes: Sequence[Episode]) -> None:
+        if episodes:
+            self._last_episode = step, episodes[0]
+
+    def close(self) -> None:
+        if self._progress:
+            self._progress.stop()
+        if self._last_episode:
+            step, episode = self._last_episode
+            self._say(f"\nan episode of step {step + 1}, reward {episode.reward}:", style="bold")
+            for message in episode.messages:
+                self._say(f"  {message['role']}: {message['content']!r}")
+        if len(self._rows) > 1:
+            self._console.print(self._table())
+        if self._rows:
+            self._say(f"run {self._run.folder}")
+
+    def _say(self, line: str, style: str | None = None) -> None:
+        """One line as it is: "[red]" and ":smile:" in it are text."""
+        self._console.print(line, style=style, markup=False, emoji=False, highlight=False)
+
+    def _table(self) -> Table:
+        n = max(1, min(5, len(self._rows) // 2))
+        first, last = self._rows[:n], self._rows[-n:]
+        table = Table("mean of steps", f"first {n}", f"last {n}")
+        for name in self._rows[0]:
+            a, b = _mean(first, name), _mean(last, name)
+            if a is not None and b is not None and name not in ("n", "version"):
+                table.add_row(Text(name), _number(a), _number(b))
+        return table
+
+
+def _evaluation(row: Mapping[str, Any], prefix: str) -> str:
+    parts = []
+    if f"{prefix}/correct" in row:
+        parts.append(f"correct {row[f'{prefix}/correct']:.3f} ± {row[f'{prefix}/correct_se']:.3f}")
+    if f"{prefix}/reward" in row:
+        parts.append(f"reward {row[f'{prefix}/reward']:.3f}")
+    if row[f"{prefix}/undecided"]:
+        parts.append(f"{row[f'{prefix}/undecided']} without a verdict")
+    return ", ".join(parts) + f" ({row[f'{prefix}/n']} episodes)"
+
+
+def _mean(rows: Sequence[Mapping[str, Any]], name: str) -> float | None:
+    values = [row[name] for row in rows if isinstance(row.get(name), (int, float))]
+    return sum(values) / len(values) if values else None
+
+
+def _short(name: str) -> str:
+    return {"time/wait_for_update_s": "update_s", "groups/constant": "constant"}.get(
+        name, name.split("/")[-1]
+    )
+
+
+def _number(value: float) -> str:
+    return f"{value:.0f}" if isinstance(value, int) or abs(value) >= 1000 else f"{value:.3f}"

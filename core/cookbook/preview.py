@@ -1,0 +1,39 @@
+"""What `--dry-run` shows: the first batch's exact tokens with their weights, and what a step will cost."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from .rendering import Rendered, Renderer
+from .types import Env, Start, Task
+
+
+async def preview(renderer: Renderer, tasks_P: Sequence[Task], group_size: int, max_tokens: int) -> str:
+    """Renders the opening of every seat of a step's tasks; samples nothing."""
+    prompts = [await _opening(env, renderer) for task in tasks_P for env in task.table()]
+    lines = [f"the first prompt: {len(prompts[0].token_ids)} tokens; the reply is sampled after them", ""]
+    lines += [f"{'id':>8}  weight  text"]
+    for id, weight in zip(prompts[0].token_ids, prompts[0].weights, strict=True):
+        lines.append(f"{id:>8}  {weight:>6.1f}  {renderer.tokenizer.decode([id])!r}")
+    lengths = [len(p.token_ids) for p in prompts]
+    episodes = len(prompts) * group_size
+    trained = sum(lengths) * group_size + episodes * max_tokens
+    lines += [
+        "",
+        f"a step: {len(tasks_P)} tasks x {group_size} tables = {episodes} episodes",
+        f"  first prompts: {sum(lengths) * group_size} tokens ({min(lengths)} to {max(lengths)} each)",
+        f"  first replies: at most {episodes * max_tokens} tokens ({max_tokens} each)",
+        f"  trained on: at most {trained} tokens after one turn",
+    ]
+    return "\n".join(lines)
+
+
+async def _opening(env: Env, renderer: Renderer) -> Rendered:
+    try:
+        start = await env.start()
+        start = start if isinstance(start, Start) else Start(start)
+        return renderer.build_generation_prompt(start.messages, tools=start.tools)
+    finally:
+        close = getattr(env, "close", None)
+        if close is not None:
+            await close()

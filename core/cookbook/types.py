@@ -1,0 +1,168 @@
+"""What environment authors and the loops exchange. Messages, never tokens.
+
+An environment author needs `Question`, or `Task` and `Env`; everything else is produced for them.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Awaitable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol, TypedDict, runtime_checkable
+
+from . import registry
+
+StopReason = Literal["done", "max_tokens", "max_turns"]
+
+
+class Message(TypedDict):
+    """One chat message. `role` is "system", "user" or "assistant"."""
+
+    role: str
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """How an episode begins: the messages before the first reply, and the tools the model may call."""
+
+    messages: Sequence[Message]
+    tools: Sequence[Mapping[str, Any]] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What an environment answers to one reply.
+
+    reward: added to the episode's; None is no verdict: the whole episode is left out of the
+        advantages and counted, never scored 0.
+    done: whether the episode ends here.
+    messages: what is appended before the next reply; empty when done.
+    correct: the verdict on the task, where there is one; never derived from the reward.
+    metrics: numbers averaged over episodes in the log.
+    """
+
+    reward: float | None
+    done: bool
+    messages: Sequence[Message] = ()
+    correct: bool | None = None
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+
+class Env(Protocol):
+    """One episode, played once; there is no reset. `close()` may be defined too, and is always awaited."""
+
+    async def start(self) -> Start | Sequence[Message]: ...
+
+    async def step(self, reply: Message) -> Step: ...
+
+
+@runtime_checkable
+class Task(Protocol):
+    """What a group of episodes has in common: a problem, a game's opening.
+
+    `table()` makes the environments of one sitting, one a seat. `seats` (default 1) is how many.
+    `async score(episodes_G)` may be defined: it returns one float or None an episode, added to the
+    steps' rewards.
+    """
+
+    def table(self) -> list[Env]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Grade:
+    """A grader's verdict on one reply.
+
+    correct: right, wrong, or None where no verdict was reached (a judge is down, time ran out).
+    reward: defaults to 1.0, 0.0 or None by the verdict.
+    detail: one line on how the verdict came about.
+    """
+
+    correct: bool | None
+    reward: float | None = None
+    detail: str = ""
+
+    def __post_init__(self) -> None:
+        if self.reward is None and self.correct is not None:
+            object.__setattr__(self, "reward", float(self.correct))
+
+
+class Grader(Protocol):
+    """`grade` may be a plain or an async function."""
+
+    def grade(
+        self, prompt: Sequence[Message], reply: Message, reference: Any
+    ) -> Grade | Awaitable[Grade]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """One reply of the model within an episode.
+
+    prompt_T: the token ids sent. tokens_T: the ids sampled. logprobs_T: nats, under the sampling
+    weights at temperature 1. stopped: the reply ended with a stop sequence (else it was cut off).
+    """
+
+    prompt_T: Sequence[int]
+    tokens_T: Sequence[int]
+    logprobs_T: Sequence[float]
+    message: Message
+    stopped: bool
+
+
+@dataclass(slots=True)
+class Episode:
+    """One environment played to its end by one seat.
+
+    reward: sum of the steps' rewards and of the task's score; None when any of them was no verdict.
+    version: the number of the weights that all its turns were sampled from.
+    """
+
+    turns: list[Turn]
+    messages: list[Message]
+    reward: float | None
+    correct: bool | None
+    stop_reason: StopReason
+    version: int
+    seat: int = 0
+    metrics: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """The single-turn task, and most environments are this: a prompt, one reply, a grader.
+
+    prompt: the user's words, or whole messages. reference: what the grader compares with.
+    grader: an id in the registry, or a `Grader` itself.
+    """
+
+    prompt: str | Sequence[Message]
+    reference: Any
+    grader: str | Grader
+
+    def table(self) -> list[Env]:
+        return [_QuestionEnv(self)]
+
+
+class _QuestionEnv:
+    def __init__(self, question: Question) -> None:
+        self.reference = question.reference
+        prompt = question.prompt
+        self.prompt = [Message(role="user", content=prompt)] if isinstance(prompt, str) else list(prompt)
+        self.grader = _grader(question.grader) if isinstance(question.grader, str) else question.grader
+
+    async def start(self) -> Sequence[Message]:
+        return self.prompt
+
+    async def step(self, reply: Message) -> Step:
+        grade = self.grader.grade(self.prompt, reply, self.reference)
+        if inspect.isawaitable(grade):
+            grade = await grade
+        return Step(grade.reward, done=True, correct=grade.correct)
+
+
+@functools.cache
+def _grader(id: str) -> Grader:
+    """A grader with its default options; raises `UnknownIdError` or `PluginError`."""
+    return registry.find("grader", id).load()()

@@ -1,0 +1,79 @@
+"""The backend's config: `backend=local/torch`."""
+
+from __future__ import annotations
+
+import os
+import platform
+from pathlib import Path
+from typing import Any, Literal
+
+import chz
+
+from cookbook import BackendConfig
+from cookbook.errors import ConfigError
+from cookbook.rendering import Tokenizer, load_tokenizer
+
+from .models import EMBEDDED, find_model
+
+
+@chz.chz(typecheck=True)
+class TorchBackend(BackendConfig):
+    """Samples and trains in this process, on the processor; no key."""
+
+    default_model = EMBEDDED
+
+    dtype: Literal["auto", "bfloat16", "float32"] = chz.field(
+        default="auto", doc="of the frozen weights; auto: bfloat16 where the processor multiplies it"
+    )
+    threads: int = chz.field(default=0, doc="of torch; 0: as many as torch takes")
+    token_budget: int = chz.field(default=2048, doc="tokens in one forward and backward pass")
+    lora_alpha: float = chz.field(default=32.0, doc="the LoRA is scaled by lora_alpha / lora_rank")
+
+    @chz.validate
+    def _check(self) -> None:
+        if self.threads < 0 or self.token_budget < 1:
+            raise ConfigError(
+                f"backend.threads={self.threads} must be 0 or more, backend.token_budget="
+                f"{self.token_budget} 1 or more"
+            )
+
+    def tokenizer(self, model: str) -> Tokenizer:
+        return load_tokenizer(find_model(model))
+
+    def connect(self, run_dir: Path) -> Any:
+        import torch
+
+        from .client import Options, ServiceClient
+
+        if self.threads:
+            torch.set_num_threads(self.threads)
+        return ServiceClient(
+            run_dir, Options(getattr(torch, self._dtype()), self.token_budget, self.lora_alpha)
+        )
+
+    def describe(self) -> dict[str, Any]:
+        import torch
+
+        return {
+            "dtype": self._dtype(),
+            "threads": self.threads or torch.get_num_threads(),
+            "torch": torch.__version__,
+            "processor": processor(),
+            "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        }
+
+    def _dtype(self) -> str:
+        import torch
+
+        fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+        return ("bfloat16" if fast else "float32") if self.dtype == "auto" else self.dtype
+
+
+def processor() -> str:
+    """The processor's name, as the system gives it, and how many cores there are."""
+    name = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.is_file():
+        lines = cpuinfo.read_text().splitlines()
+        name = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), name)
+    return f"{name}, {os.cpu_count()} cores"

@@ -1,0 +1,28 @@
+"""Mathematics: environments with answers that can be checked."""
+
+from cookbook import hookimpl
+
+
+@hookimpl
+def register_envs(register):
+    register(
+        "arithmetic",
+        "cookbook_plugin_math.arithmetic:Arithmetic",
+        "Sums of two numbers, worked examples in the prompt",
+    )
+
+
+@hookimpl
+def register_graders(register):
+    register(
+        "integer", "cookbook_plugin_math.integer:Integer", "The reply is one integer, or ends in '= integer'"
+    )
+
+
+@hookimpl
+def register_recipes(register):
+    register(
+        "arithmetic",
+        "cookbook_plugin_math.recipes:arithmetic",
+        "A small model learns to add, on this machine, without a key",
+    )

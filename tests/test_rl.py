@@ -1,0 +1,386 @@
+"""The loop: order of calls, exact repetition, and that nothing outlives it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import chz
+import pytest
+
+from cookbook import BackendConfig, EnvConfig, Step
+from cookbook.errors import ConfigError, EnvError
+from cookbook.rl import Order, RLConfig
+from cookbook.runs import Run, read_rows
+from cookbook_plugin_local.backend import TorchBackend
+from cookbook_plugin_math.arithmetic import Arithmetic
+
+
+@chz.chz
+class Fake(BackendConfig):
+    """A client given from outside, with the tiny model's tokenizer."""
+
+    client: Any = None
+    folder: Path = Path()
+
+    def connect(self, run_dir):
+        return self.client
+
+    def tokenizer(self, model):
+        from cookbook.rendering import load_tokenizer
+
+        return load_tokenizer(self.folder)
+
+
+class Letter:
+    """One turn; 1.0 for an "a"; `fails` may raise."""
+
+    def __init__(self, fails=lambda: None):
+        self.fails = fails
+
+    def table(self):
+        return [self]
+
+    async def start(self):
+        return [{"role": "user", "content": "a letter?"}]
+
+    async def step(self, reply):
+        self.fails()
+        return Step(float(reply["content"] == "a"), True, correct=reply["content"] == "a")
+
+
+@chz.chz
+class Letters(EnvConfig):
+    fails: Any = lambda: None
+
+    def tasks(self, split):
+        return [Letter(self.fails if split == "train" else lambda: None) for _ in range(6)]
+
+
+def config(tiny_model, client, **values):
+    defaults = {
+        "env": Letters(),
+        "model": "tiny",
+        "renderer": "core/chatml",
+        "backend": Fake(client=client, folder=tiny_model),
+        "steps": 4,
+        "groups_per_step": 2,
+        "group_size": 4,
+        "max_tokens": 4,
+        "eval_tasks": 3,
+        "eval_every": 2,
+    }
+    return RLConfig(**(defaults | values))
+
+
+def run(cfg, folder):
+    """Runs, and fails when any task is left."""
+
+    async def main():
+        try:
+            await cfg.run(Run(folder, {}))
+        finally:
+            assert asyncio.all_tasks() == {asyncio.current_task()}
+
+    asyncio.run(main())
+    return rows(folder)
+
+
+def rows(folder):
+    """The metrics, times apart."""
+    return [{k: v for k, v in row.items() if not k.startswith("time/")} for row in read_rows(folder)]
+
+
+def test_gradient_update_and_publication_are_submitted_in_this_order(tiny_model, tmp_path, fake_client):
+    client = fake_client()
+    run(config(tiny_model, client, steps=2, eval_every=0, save_every=1), tmp_path / "r")
+    kinds = [call.split()[0] for call in client.calls]
+    step = ["forward_backward", "optim_step", "publish", "save_state"]
+    assert kinds == ["publish", *step, *step] and client.closed
+    assert [c for c in client.calls if c.startswith("save")] == ["save_state 000001", "save_state 000002"]
+
+
+@pytest.mark.parametrize("max_lag", [0, 2])
+def test_no_episode_is_older_than_max_lag(tiny_model, tmp_path, fake_client, max_lag):
+    found = run(config(tiny_model, fake_client(), steps=6, eval_every=0, max_lag=max_lag), tmp_path / "r")
+    assert [row["version"] for row in found] == [max(0, step - max_lag) for step in range(6)]
+
+
+def test_a_batch_that_trains_nothing_takes_no_optimizer_step_and_still_counts(
+    tiny_model, tmp_path, fake_client
+):
+    class Same(Letter):
+        async def step(self, reply):
+            return Step(1.0, True)
+
+    @chz.chz
+    class Sames(EnvConfig):
+        def tasks(self, split):
+            return [Same()]
+
+    client = fake_client()
+    found = run(config(tiny_model, client, env=Sames(), steps=3, eval_every=0), tmp_path / "r")
+    assert [row["step"] for row in found] == [0, 1, 2] and found[0]["groups/constant"] == 1
+    assert client.calls == ["publish 0", "save_state 000003"]  # the same weights serve every version
+    assert read_rows(tmp_path / "r", "checkpoints.jsonl")[0]["optimizer_steps"] == 0
+
+
+def test_evaluation_plays_named_versions_of_the_held_out_tasks_in_order(tiny_model, tmp_path, fake_client):
+    found = run(config(tiny_model, fake_client(), steps=5, eval_every=2), tmp_path / "r")
+    evaluated = [row for row in found if "eval/correct" in row]
+    assert [row["version"] for row in evaluated] == [row["step"] for row in evaluated] == [0, 2, 4, 5]
+    assert all(row["eval/n"] == 3 and "reward" not in row for row in evaluated)
+
+
+def test_other_environments_are_evaluated_under_names_of_their_own(tiny_model, tmp_path, fake_client):
+    cfg = config(tiny_model, fake_client(), steps=1, evals=(Letters(), Letters()))
+    _, before, after = run(cfg, tmp_path / "r")
+    assert {"eval/correct", "eval.0/correct", "eval.1/correct"} <= set(before) & set(after)
+
+
+def test_zero_steps_evaluate_and_train_nothing(tiny_model, tmp_path, fake_client):
+    client = fake_client()
+    found = run(config(tiny_model, client, steps=0), tmp_path / "r")
+    assert len(found) == 1 and client.calls == ["publish 0"]
+
+
+def local(tiny_model, **values):
+    backend = TorchBackend(dtype="float32", token_budget=256)
+    return config(
+        tiny_model, None, backend=backend, model=str(tiny_model), env=Arithmetic(examples=0), **values
+    )
+
+
+@pytest.mark.parametrize("max_lag", [0, 2])
+def test_two_runs_with_one_seed_give_the_same_metrics_bit_for_bit(tiny_model, tmp_path, max_lag):
+    # The tiny model never adds right, so the reward is made of the reply itself.
+    @chz.chz
+    class Spelling(EnvConfig):
+        def tasks(self, split):
+            return [Vowels(i) for i in range(20)]
+
+    values = {"max_lag": max_lag, "steps": 5, "lr": 1e-2, "lora_rank": 4, "save_every": 2}
+    cfg = chz.replace(local(tiny_model, **values), env=Spelling())
+    first, second = run(cfg, tmp_path / "a"), run(cfg, tmp_path / "b")
+    assert first == second
+    assert (tmp_path / "a" / "episodes.jsonl").read_text() == (tmp_path / "b" / "episodes.jsonl").read_text()
+    assert any("eval/reward" in row for row in first) and any(row.get("train/grad_norm") for row in first)
+    other = run(chz.replace(cfg, seed=1), tmp_path / "c")
+    assert other != first
+
+
+class Vowels(Letter):
+    def __init__(self, i):
+        self.i = i
+
+    async def start(self):
+        return [{"role": "user", "content": f"{self.i}?"}]
+
+    async def step(self, reply):
+        return Step(sum(ord(c) % 7 for c in reply["content"]) / 10, True)
+
+
+def test_rollouts_with_arithmetic_run_on_the_local_engine(tiny_model, tmp_path):
+    found = run(local(tiny_model, steps=1), tmp_path / "r")
+    assert found[0]["n"] == 8 or found[1]["n"] == 8
+
+
+def boom():
+    raise ZeroDivisionError("of the env")
+
+
+def hold_and_fail(which, when_version):
+    """Holds every sample until `which` fails at a version."""
+
+    async def before(name, version, *facts):
+        if name == which and version >= when_version:
+            raise OSError(f"{name} failed")
+        if name == "sample" and version > 0:
+            await asyncio.Event().wait()
+
+    return before
+
+
+@pytest.mark.parametrize("max_lag", [0, 2])
+def test_no_task_survives_an_env_that_raises(tiny_model, tmp_path, fake_client, max_lag):
+    cfg = config(tiny_model, fake_client(), env=Letters(fails=boom), max_lag=max_lag)
+    with pytest.raises(ZeroDivisionError, match="of the env"):
+        run(cfg, tmp_path / "r")
+
+
+@pytest.mark.parametrize("which", ["sample", "publish", "optim_step", "forward_backward", "save_state"])
+@pytest.mark.parametrize("max_lag", [0, 2])
+def test_no_task_survives_a_call_that_fails_while_others_wait(
+    tiny_model, tmp_path, fake_client, which, max_lag
+):
+    client = fake_client(hold_and_fail(which, 1))
+    with pytest.raises(OSError, match=f"{which} failed"):
+        run(config(tiny_model, client, max_lag=max_lag, save_every=1, steps=8), tmp_path / "r")
+    assert client.closed
+
+
+def test_no_task_survives_a_sampler_that_fails_while_publish_waits(tiny_model, tmp_path, fake_client):
+    publishing = asyncio.Event()
+
+    async def before(name, version, *facts):
+        if name == "publish" and version == 1:
+            publishing.set()
+            for _ in range(20):
+                await asyncio.sleep(0)
+        if name == "sample" and publishing.is_set():
+            raise OSError("the sampler is gone")
+
+    with pytest.raises(OSError, match="the sampler is gone"):
+        run(config(tiny_model, fake_client(before), max_lag=2, steps=8), tmp_path / "r")
+
+
+@pytest.mark.parametrize("max_lag", [0, 2])
+def test_no_task_survives_a_cancellation_during_sample(tiny_model, tmp_path, fake_client, max_lag):
+    async def main():
+        sampling = asyncio.Event()
+
+        async def before(name, version, *facts):
+            if name == "sample":
+                sampling.set()
+                await asyncio.Event().wait()
+
+        client = fake_client(before)
+        task = asyncio.create_task(config(tiny_model, client, max_lag=max_lag).run(Run(tmp_path / "r", {})))
+        await sampling.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert asyncio.all_tasks() == {asyncio.current_task()} and client.closed
+
+    asyncio.run(main())
+
+
+HANGING = """
+import asyncio, chz, sys
+from pathlib import Path
+from cookbook import BackendConfig, EnvConfig, Step
+
+class Never:
+    def table(self): return [self]
+    async def start(self): return [{"role": "user", "content": "?"}]
+    async def step(self, reply): return Step(0.0, True)
+    async def close(self):
+        print("closing", flush=True)
+        if STUBBORN: await asyncio.sleep(3600)
+
+@chz.chz
+class Env(EnvConfig):
+    def tasks(self, split): return [Never()] if split == "train" else []
+
+class Client:
+    def create_lora_training_client(self, *a, **k): return self.now(self)
+    def save_weights_and_get_sampling_client(self): return self.now(self)
+    async def now(self, x): return x
+    async def sample(self, **k):
+        print("sampling", flush=True)
+        await asyncio.Event().wait()
+    def close(self): print("closed", flush=True)
+
+@chz.chz
+class Backend(BackendConfig):
+    def connect(self, run_dir): return Client()
+    def tokenizer(self, model):
+        from cookbook.rendering import load_tokenizer
+        return load_tokenizer(model)
+"""
+
+
+@pytest.mark.parametrize("presses", [1, 2])
+def test_ctrl_c_ends_the_run_and_says_so(tiny_model, tmp_path, presses):
+    (tmp_path / "hanging.py").write_text(HANGING.replace("STUBBORN", str(presses == 2)))
+    ids = ["env=hanging:Env", "backend=hanging:Backend", "renderer=core/chatml"]
+    words = ["run", "core/rl", *ids, "groups_per_step=1", "group_size=2", "--name", "r"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "cookbook.cli", *words, f"model={tiny_model}"],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONUNBUFFERED": "1", "COOKBOOK_RUNS": str(tmp_path / "runs")},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        await_line(process, "sampling")
+        process.send_signal(signal.SIGINT)
+        if presses == 2:
+            await_line(process, "closing")
+            process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
+        process.communicate()
+    assert process.returncode == 130, err
+    assert err.strip() == "cookbook: interrupted" and "closed" in out
+    assert '"status": "interrupted"' in (tmp_path / "runs" / "r" / "record.json").read_text()
+
+
+def await_line(process, word):
+    for line in process.stdout:
+        if word in line:
+            return
+    raise AssertionError(f"{word!r} never came: {process.stderr.read()}")
+
+
+def test_epochs_are_shuffled_by_seed_and_each_task_comes_once_an_epoch(tiny_model, fake_client):
+    cfg = config(tiny_model, fake_client(), groups_per_step=2)
+    order = Order(cfg)
+    tasks = list(order._tasks)
+    seen = [tasks.index(order.task(step, group)) for step in range(6) for group in range(2)]
+    assert sorted(seen[:6]) == sorted(seen[6:]) == list(range(6)) and seen[:6] != seen[6:]
+
+
+@pytest.mark.parametrize(
+    ("values", "line"),
+    [
+        ({"group_size": 1}, "group_size=1: must be 2 or more"),
+        ({"steps": -1}, "steps=-1: must be 0 or more"),
+        ({"lr": 2.0}, r"lr=2.0: must be in \[0, 1\)"),
+        ({"advantage": "magic"}, "advantage='magic': must be one of mean"),
+        ({"eval_temperature": -0.5}, "must be 0"),
+    ],
+)
+def test_values_out_of_range_are_refused_in_one_line(tiny_model, values, line):
+    with pytest.raises(ConfigError, match=line):
+        config(tiny_model, None, **values)
+
+
+def test_an_env_without_training_tasks_is_refused_before_anything_is_written(
+    tiny_model, tmp_path, fake_client
+):
+    @chz.chz
+    class Empty(EnvConfig):
+        def tasks(self, split):
+            return []
+
+    with pytest.raises(ConfigError, match="Empty has no training tasks"):
+        run(config(tiny_model, fake_client(), env=Empty()), tmp_path / "r")
+    assert not (tmp_path / "r").exists()
+
+
+def test_a_model_whose_format_nobody_knows_asks_for_a_renderer(tiny_model, tmp_path):
+    with pytest.raises(ConfigError, match=r"no plugin knows the chat format.*renderer=\.\.\."):
+        run(config(tiny_model, None, renderer="auto"), tmp_path / "r")
+
+
+def test_a_nan_reward_ends_the_run_with_whole_lines(tiny_model, tmp_path, fake_client):
+    class Odd(Letter):
+        async def step(self, reply):
+            return Step(float("nan"), True)
+
+    @chz.chz
+    class Odds(EnvConfig):
+        def tasks(self, split):
+            return [Odd()] if split == "train" else []
+
+    with pytest.raises(EnvError, match="Odd gave the reward nan"):
+        run(config(tiny_model, fake_client(), env=Odds()), tmp_path / "r")
+    assert rows(tmp_path / "r") == []

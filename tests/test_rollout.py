@@ -1,0 +1,226 @@
+"""Playing episodes, and which batch is sampled from which weights."""
+
+from __future__ import annotations
+
+import asyncio
+
+import numpy as np
+import pytest
+
+from cookbook import Grade, Question, Start, Step
+from cookbook.backends.base import Sampler
+from cookbook.data import sequences
+from cookbook.errors import ConfigError, EnvError
+from cookbook.rollout import Limits, Player, Rollouts, together
+
+
+class Letters:
+    """Asks for a letter, `turns` times; the reward of each turn is 1.0 for an "a"."""
+
+    def __init__(self, turns=1, closed=None):
+        self.turns, self.closed = turns, closed if closed is not None else []
+
+    async def start(self):
+        return [{"role": "user", "content": "a letter?"}]
+
+    async def step(self, reply):
+        self.turns -= 1
+        return Step(
+            float(reply["content"] == "a"), self.turns == 0, [{"role": "user", "content": "another?"}]
+        )
+
+    async def close(self):
+        self.closed.append(self)
+
+
+class Tables:
+    """A task from a function that makes the environments of a table."""
+
+    def __init__(self, table):
+        self.table = table
+
+
+def play(player, task, client, size=1, key=(0,), version=0):
+    return asyncio.run(player.group(task, size, Sampler(client, version), key))
+
+
+@pytest.fixture
+def player(chatml):
+    return Player(chatml, 8, Limits())
+
+
+def test_a_question_is_graded_once_and_done(player, fake_client):
+    class Is:
+        def grade(self, prompt, reply, reference):
+            return Grade(reply["content"] == reference)
+
+    episodes = play(player, Question("a letter?", "a", Is()), fake_client(), size=40)
+    assert {e.messages[-1]["content"] for e in episodes} == {"a", "b", "c", "d"}
+    for e in episodes:
+        assert (e.reward, e.correct) == ((1.0, True) if e.messages[-1]["content"] == "a" else (0.0, False))
+        assert e.stop_reason == "done" and len(e.turns) == 1
+
+
+def test_an_async_grader_without_a_verdict_leaves_the_reward_undecided(player, fake_client):
+    class Down:
+        async def grade(self, prompt, reply, reference):
+            return Grade(None, detail="the judge is down")
+
+    (episode,) = play(player, Question("?", None, Down()), fake_client())
+    assert episode.reward is None and episode.correct is None
+
+
+def test_the_next_prompt_begins_with_the_tokens_that_were_sampled_and_one_sequence_holds_all(
+    player, fake_client
+):
+    (episode,) = play(player, Tables(lambda: [Letters(3)]), fake_client())
+    for before, after in zip(episode.turns, episode.turns[1:], strict=False):
+        so_far = [*before.prompt_T, *before.tokens_T]
+        assert list(after.prompt_T[: len(so_far)]) == so_far
+    (sequence,) = sequences(episode.turns)
+    assert sequence.action_T.sum() == sum(len(t.tokens_T) for t in episode.turns) == 6
+    assert [sequence.tokens_T[sequence.action_T].tolist()] == [[x for t in episode.turns for x in t.tokens_T]]
+    assert episode.reward == sum(m["content"] == "a" for m in episode.messages if m["role"] == "assistant")
+
+
+def test_replies_are_keyed_by_place_and_not_by_the_order_of_arrival(player, fake_client):
+    async def slow_first(name, version, *facts):
+        for _ in range(50 if len(facts) and facts[0][-1] % 2 else 0):
+            await asyncio.sleep(0)
+
+    task = Tables(lambda: [Letters(2), Letters(2)])
+    one = play(player, task, fake_client(), size=5)
+    other = play(player, task, fake_client(slow_first), size=5)
+    assert [e.messages for e in one] == [e.messages for e in other]
+    assert [e.seat for e in one] == [0, 1] * 5
+    assert len({tuple(t.tokens_T[0] for t in e.turns) for e in one}) > 1
+    assert [e.messages for e in play(player, task, fake_client(), size=5, key=(1,))] != [
+        e.messages for e in one
+    ]
+
+
+def test_an_episode_that_does_not_end_stops_at_max_turns(chatml, fake_client):
+    closed = []
+    player = Player(chatml, 8, Limits(max_turns=4))
+    (episode,) = play(player, Tables(lambda: [Letters(99, closed)]), fake_client())
+    assert len(episode.turns) == 4 and episode.stop_reason == "max_turns" and len(closed) == 1
+    with pytest.raises(ConfigError, match="at least 1 turn"):
+        Limits(max_turns=0)
+
+
+def test_a_tasks_score_is_added_to_the_steps_rewards(player, fake_client):
+    class Scored(Tables):
+        async def score(self, episodes):
+            return [0.5, None, 0.0]
+
+    episodes = play(player, Scored(lambda: [Letters()]), fake_client(), size=3)
+    plain = play(player, Tables(lambda: [Letters()]), fake_client(), size=3)
+    assert [e.reward for e in episodes] == [plain[0].reward + 0.5, None, plain[2].reward]
+
+
+@pytest.mark.parametrize("reward", [float("nan"), float("inf"), "1", np.float32("nan"), 1j])
+def test_a_reward_that_is_no_finite_number_names_the_env(player, fake_client, reward):
+    class Odd(Letters):
+        async def step(self, reply):
+            return Step(reward, True)
+
+    with pytest.raises(EnvError, match="Odd gave the reward") as e:
+        play(player, Tables(lambda: [Odd()]), fake_client())
+    assert "\n" not in str(e.value)
+
+
+def test_a_step_that_is_no_step_names_the_env(player, fake_client):
+    class Gym(Letters):
+        async def step(self, reply):
+            return [], 1.0, True, {}
+
+    with pytest.raises(EnvError, match=r"Gym\.step gave tuple, not a cookbook\.Step"):
+        play(player, Tables(lambda: [Gym()]), fake_client())
+
+
+def test_an_env_that_raises_ends_its_group_and_every_env_is_closed(player, fake_client):
+    closed = []
+
+    class Broken(Letters):
+        async def step(self, reply):
+            raise ZeroDivisionError("of the env")
+
+    with pytest.raises(ZeroDivisionError, match="of the env"):
+        play(player, Tables(lambda: [Letters(9, closed), Broken(1, closed)]), fake_client(), size=3)
+    assert len(closed) == 6
+
+
+def test_tools_of_the_start_reach_the_renderer(player, fake_client):
+    class Tooled(Letters):
+        async def start(self):
+            return Start([{"role": "user", "content": "?"}], tools=[{"name": "f"}])
+
+    with pytest.raises(ValueError, match="no form for tools"):
+        play(player, Tables(lambda: [Tooled()]), fake_client())
+
+
+def test_together_keeps_order_raises_the_first_error_alone_and_cancels_the_rest():
+    async def main():
+        ended = []
+
+        async def number(n, turns):
+            try:
+                for _ in range(turns):
+                    await asyncio.sleep(0)
+                return n
+            finally:
+                ended.append(n)
+
+        async def fail():
+            raise KeyError("x")
+
+        assert await together(number(n, 9 - n) for n in range(5)) == list(range(5))
+        ended.clear()
+        with pytest.raises(KeyError, match="x"):
+            await together([number(1, 10**9), fail(), number(2, 10**9)])
+        assert sorted(ended) == [1, 2] and len(asyncio.all_tasks()) == 1
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("max_lag", [0, 1, 2, 5])
+@pytest.mark.parametrize("start", [0, 3])
+def test_batch_b_is_sampled_from_exactly_version_max_0_b_minus_max_lag(max_lag, start):
+    async def main():
+        played = {}
+
+        async def play(step, group, sampler):
+            played[step, group] = sampler.version
+            return [step, group]
+
+        rollouts = Rollouts(play, 3, max_lag, start, 8)
+        for version in range(max(0, start - max_lag), start):
+            rollouts.publish(Sampler(None, version))  # the older versions that a resume publishes again
+        for step in range(start, 8):
+            rollouts.publish(Sampler(None, step))
+            assert await rollouts.take(step) == [[step, 0], [step, 1], [step, 2]]
+        rollouts.publish(Sampler(None, 8))
+        await rollouts.close()
+        assert len(asyncio.all_tasks()) == 1
+        return played
+
+    played = asyncio.run(main())
+    assert played == {(b, g): max(0, b - max_lag) for b in range(start, 8) for g in range(3)}
+
+
+def test_sampling_runs_ahead_of_training_by_max_lag_batches_and_no_more():
+    async def main(max_lag):
+        started = set()
+
+        async def play(step, group, sampler):
+            started.add(step)
+
+        rollouts = Rollouts(play, 1, max_lag, 0, 100)
+        rollouts.publish(Sampler(None, 0))
+        for _ in range(20):
+            await asyncio.sleep(0)
+        await rollouts.close()
+        return started
+
+    assert asyncio.run(main(0)) == {0}
+    assert asyncio.run(main(2)) == {0, 1, 2}

@@ -1,0 +1,59 @@
+"""`core/tinker`: the SDK's own clients, as far as they go without a server."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from cookbook.backends.base import Trainer, new_training_client
+from cookbook.backends.tinker import TinkerBackend
+from cookbook.errors import BackendError
+
+
+@pytest.fixture(autouse=True)
+def no_key(monkeypatch, tmp_path):
+    monkeypatch.delenv("TINKER_API_KEY", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+
+
+def test_the_service_is_the_sdks_own_at_the_url_given(tmp_path):
+    import tinker
+
+    service = TinkerBackend(base_url="http://127.0.0.1:9").connect(tmp_path / "r")
+    assert isinstance(service, tinker.ServiceClient)
+
+
+def test_without_a_key_one_line_says_what_to_set_and_what_needs_none(tmp_path):
+    service = TinkerBackend().connect(tmp_path / "r")
+    with pytest.raises(BackendError, match=r"TINKER_API_KEY.*--local") as e:
+        asyncio.run(new_training_client(service, "Qwen/Qwen3-8B", rank=8, seed=0))
+    assert "\n" not in str(e.value)
+
+
+def test_the_calls_of_the_loop_are_the_sdks_own_methods():
+    """Names and parameters that `Trainer` and `Player` rely on exist in the SDK that is installed."""
+    import inspect
+
+    import tinker
+
+    def takes(method, *names):
+        return set(names) <= set(inspect.signature(method).parameters)
+
+    training, sampling = tinker.TrainingClient, tinker.SamplingClient
+    assert takes(training.forward_backward, "data", "loss_fn", "loss_fn_config")
+    assert takes(training.optim_step, "optim_params")
+    assert takes(training.save_state, "name")
+    assert takes(training.save_weights_and_get_sampling_client, "self")
+    assert takes(sampling.sample, "prompt", "num_samples", "sampling_params")
+    assert takes(tinker.ServiceClient.create_lora_training_client, "base_model", "rank", "seed")
+    assert hasattr(tinker.ServiceClient, "close")
+
+
+def test_a_trainer_submits_gradient_and_update_before_it_waits(fake_client):
+    client = fake_client()
+    trainer = Trainer(client, "importance_sampling")
+    trainer.accumulate([])
+    assert client.calls == []
+    update = trainer.step(None)  # type: ignore[arg-type]
+    assert asyncio.run(update).metrics == {} and trainer.optimizer_steps == 0
