@@ -89,7 +89,10 @@ class FakeClient:
 
         return Answer(wait, value)
 
-    def close(self) -> None:
+    def __enter__(self) -> FakeClient:
+        return self
+
+    def __exit__(self, *error: object) -> None:
         self.closed = True
 
 

@@ -284,7 +284,8 @@ class Client:
     async def sample(self, **k):
         print("sampling", flush=True)
         await asyncio.Event().wait()
-    def close(self): print("closed", flush=True)
+    def __enter__(self): return self
+    def __exit__(self, *error): print("closed", flush=True)
 
 @chz.chz
 class Backend(BackendConfig):

@@ -72,14 +72,19 @@ def test_a_record_tells_how_a_run_began_and_ended():
         "recipe": "core/rl",
         "renderer": "core/chatml",
         "status": "running",
-        "started": "1970-01-01T00:00:01+00:00",
+        "started": "1970-01-01T00:00:01.900+00:00",
         "last_step": 0,
     }
     assert read_record(run.folder) == began
     assert [(run.folder / name).read_text() for name in JSON_LINES] == ["", "", ""]
     run.log(0, {"reward": 1.0})
     run.end("failed", error="it broke")
-    ended = {"status": "failed", "ended": "1970-01-01T00:00:02+00:00", "last_step": 1, "error": "it broke"}
+    ended = {
+        "status": "failed",
+        "ended": "1970-01-01T00:00:02.900+00:00",
+        "last_step": 1,
+        "error": "it broke",
+    }
     assert read_record(run.folder) == began | ended
 
 

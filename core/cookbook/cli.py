@@ -5,6 +5,7 @@ What a user can get wrong ends in one line on standard error and exit code 2.
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import sys
@@ -37,7 +38,7 @@ usage: cookbook COMMAND ...
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns the exit code: 2 for what the user can mend, 130 for Ctrl-C."""
     argv = list(sys.argv[1:] if argv is None else argv)
-    if hasattr(sys.stdout, "reconfigure"):
+    if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a reply that the terminal can't show must not end a run
     try:
         code = _dispatch(argv)
@@ -202,8 +203,8 @@ def _run(argv: list[str]) -> int:
         layers.append(("local", _local_values(blueprint)))
     layers.append(configs.from_argv(words[1:]))
     if {"--help", "-h"} & set(flags):
-        print(f"{row.id}: {row.summary}\n")
-        print(configs.help_text(blueprint.target, layers, color=sys.stdout.isatty()))
+        text = configs.help_text(blueprint.target, layers, color=sys.stdout.isatty())
+        print(f"{row.id}: {row.summary}\n\n{text}")
         return 0
     settled = configs.settle(blueprint.target, layers)
     for line in settled.dropped:

@@ -80,7 +80,7 @@ class BackendConfig(abc.ABC):
 
     @abc.abstractmethod
     def connect(self, run_dir: Path) -> Any:
-        """A service client with tinker's methods; it keeps what it must on disk in `run_dir`."""
+        """A service client with tinker's methods, used in a `with`; what it keeps on disk, in `run_dir`."""
 
     @abc.abstractmethod
     def tokenizer(self, model: str) -> Any:
@@ -335,6 +335,9 @@ def _settle_id(
         value = value.value if isinstance(value, Castable) else value
         in_force = _full_id(factory.kind, value) if isinstance(value, str) else value
         at_layer.append(in_force)
+    under = [k for _, values in layers for k in values if k.startswith(path + ".")]
+    if in_force is None and under:
+        raise ConfigError(f"{path} not given: add {path}=ID, which {under[0]} is an option of")
     if in_force is not None and not isinstance(in_force, str):
         return None  # a config object, given from Python
     for (name, values), id in zip(layers, at_layer, strict=True):

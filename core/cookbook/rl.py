@@ -8,6 +8,7 @@ max(0, b - max_lag), whatever is fast or slow, so a seed gives one run.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -76,7 +77,7 @@ class RLConfig:
                 raise ConfigError(f"{name}={getattr(self, name)}: must be {least} or more")
         if not 0 <= self.lr < 1:
             raise ConfigError(f"lr={self.lr}: must be in [0, 1), 1e-4 for instance")
-        if self.eval_temperature < 0:
+        if not 0 <= self.eval_temperature < math.inf:
             raise ConfigError(f"eval_temperature={self.eval_temperature}: must be 0 (greedy) or more")
         if self.advantage not in ADVANTAGES:
             raise ConfigError(f"advantage={self.advantage!r}: must be one of {', '.join(ADVANTAGES)}")
@@ -106,14 +107,11 @@ class RLConfig:
         sets = {"eval": self.env} | {f"eval.{i}": env for i, env in enumerate(self.evals)}
         sets = {name: head(env.tasks("test"), self.eval_tasks) for name, env in sets.items()}
         play = plays(self, player)
-        service = self.backend.connect(run.folder)
-        try:
+        with self.backend.connect(run.folder) as service:
             client = await new_training_client(service, self.model, rank=self.lora_rank, seed=self.seed)
             run.begin(renderer=renderer_id, backend=self.backend.describe(), trackers=self.trackers)
             evaluations = Evaluations(sets, held_out, self.seed, run)
             await train(self, Trainer(client, self.loss), play, evaluations, run)
-        finally:
-            service.close()
 
     async def dry_run(self) -> str:
         """The first batch as it would be sampled, and what a step costs; trains nothing."""

@@ -5,8 +5,6 @@ environment's messages meet a model's tokens.
 from __future__ import annotations
 
 import asyncio
-import math
-import numbers
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +16,7 @@ from .backends.base import Sampler
 from .errors import ConfigError, EnvError
 from .rendering import Renderer
 from .streams import stream
-from .types import Env, Episode, Message, Start, Step, StopReason, Task, Turn
+from .types import Env, Episode, Message, Start, Step, StopReason, Task, Turn, check_reward
 
 Play = Callable[[int, int, Sampler], Coroutine[Any, Any, list[Episode]]]
 
@@ -151,14 +149,8 @@ async def together(coroutines: Iterable[Coroutine[Any, Any, Any]]) -> list[Any]:
 
 def _add(total: float | None, reward: float | None, source: object) -> float | None:
     """The sum; None, no verdict, when either is. Raises `EnvError` for what is no finite number."""
-    if reward is None:
-        return None
-    if not isinstance(reward, numbers.Real) or not math.isfinite(reward):
-        raise EnvError(
-            f"{type(source).__name__} gave the reward {reward!r}: a reward is a finite number, or None for "
-            "no verdict"
-        )
-    return None if total is None else total + float(reward)
+    check_reward(reward, source)
+    return None if total is None or reward is None else total + float(reward)
 
 
 class Rollouts:

@@ -133,7 +133,7 @@ class Run:
             file.write(line)
 
     def _stamp(self) -> str:
-        return datetime.fromtimestamp(self._now(), UTC).isoformat(timespec="seconds")
+        return datetime.fromtimestamp(self._now(), UTC).isoformat(timespec="milliseconds")
 
 
 def _plain(value: Any) -> Any:

@@ -11,7 +11,7 @@ import hashlib
 
 def stream(*key: int | str) -> int:
     """A seed in [0, 2**62) that is a pure function of its key, such as (seed, step, group, seat, turn)."""
-    digest = hashlib.blake2b("/".join(map(str, key)).encode(), digest_size=8).digest()
+    digest = hashlib.blake2b(repr(key).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little") >> 2
 
 

@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import functools
 import inspect
+import math
+import numbers
 from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, TypedDict, runtime_checkable
 
 from . import registry
+from .errors import EnvError
 
 StopReason = Literal["done", "max_tokens", "max_turns"]
 
@@ -88,6 +91,15 @@ class Grade:
             object.__setattr__(self, "reward", float(self.correct))
 
 
+def check_reward(reward: Any, source: object) -> None:
+    """Raises `EnvError`, which names the source, for what is neither a finite number nor None."""
+    if reward is not None and not (isinstance(reward, numbers.Real) and math.isfinite(reward)):
+        raise EnvError(
+            f"{type(source).__name__} gave the reward {reward!r}: a reward is a finite number, or None for "
+            "no verdict"
+        )
+
+
 class Grader(Protocol):
     """`grade` may be a plain or an async function."""
 
@@ -159,6 +171,9 @@ class _QuestionEnv:
         grade = self.grader.grade(self.prompt, reply, self.reference)
         if inspect.isawaitable(grade):
             grade = await grade
+        if not isinstance(grade, Grade):
+            raise EnvError(f"{type(self.grader).__name__}.grade gave {grade!r}, not a cookbook.Grade")
+        check_reward(grade.reward, self.grader)
         return Step(grade.reward, done=True, correct=grade.correct)
 
 

@@ -296,11 +296,11 @@ def test_two_versions_alive_at_once_give_each_its_own_results(model, new_decoder
 def test_forgetting_prompts_changes_nothing(model, new_decoder):
     decoder, prompts = new_decoder(), [tokens(4, i) for i in range(70)]
     first = finish(decoder, *[request(model, p, 1, max_tokens=3) for p in prompts])
-    kept = len(decoder._prompts)
-    assert kept == 64
+    kept = [tuple(p) for p in prompts[-64:]]
+    assert list(decoder._prompts) == kept
     again = [finish(decoder, request(model, p, 1, max_tokens=3))[0] for p in prompts]
     assert again == first
-    assert len(decoder._prompts) == kept
+    assert list(decoder._prompts) == kept
 
 
 def test_a_request_that_breaks_a_step_takes_only_the_unanswered_ones_with_it(model, tokenizer):
@@ -371,6 +371,33 @@ def test_the_edges_of_the_unit_interval_never_choose_the_impossible(vocabulary, 
     assert torch.isfinite(logprobs).all()
     assert chosen[2] == at[possible] % vocabulary
     assert torch.isfinite(logits[chosen]).all()
+
+
+def test_rounding_at_a_blocks_border_never_chooses_the_impossible():
+    for seed in range(20):
+        logits = torch.randn(512, generator=torch.Generator().manual_seed(seed))
+        logits[250:262] = float("-inf")  # on both sides of the border at 256
+        border = logits.double().softmax(-1)[:256].sum()
+        uniforms = border * (1 + torch.linspace(-3e-7, 3e-7, 400, dtype=torch.float64))
+        chosen, _ = choose(logits.expand(400, -1), torch.ones(400), uniforms)
+        assert set(chosen.tolist()) == {249, 262}
+
+
+def test_every_sample_and_position_has_a_uniform_of_its_own(model, new_decoder, monkeypatch):
+    steps, samples, original, drawn = 100, 20, choose, []
+
+    def recording(logits, temperatures, uniforms):
+        drawn.append(uniforms.numpy())
+        return original(logits, temperatures, uniforms)
+
+    monkeypatch.setattr(decoding, "choose", recording)
+    finish(new_decoder(), request(model, [5], seed=1, n=samples, max_tokens=steps))
+    u = np.array(drawn)
+    assert len(np.unique(u)) == steps * samples
+    assert u.min() >= 0 and u.max() < 1
+    assert abs(u.mean() - 0.5) < 4 / (12 * u.size) ** 0.5
+    for a, b in [(u[1:], u[:-1]), (u[:, 1:], u[:, :-1])]:
+        assert abs(np.corrcoef(a.ravel(), b.ravel())[0, 1]) < 4 / a.size**0.5
 
 
 def test_rows_of_all_temperatures_are_chosen_side_by_side():

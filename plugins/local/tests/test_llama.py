@@ -131,13 +131,22 @@ def test_fixed_rows_change_results_by_rounding_only(model, rows):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_with_fixed_rows_a_rows_bits_do_not_depend_on_its_company(folder, dtype, threads):
     model = Llama(folder, dtype)
-    lora, ids, positions = trained(model.shape), tokens(2000), tokens(2000, seed=1)
+    lora, ids, positions = trained(model.shape), tokens(1200), tokens(1200, seed=1)
     with torch_threads(threads):
         whole = run(model, ids, lora, each_alone, rows=128, positions=positions)
-        for start, stop in [(0, 1), (1, 3), (5, 12), (100, 229), (700, 1700), (1999, 2000)]:
+        for start, stop in [(0, 1), (1, 3), (5, 12), (100, 229), (400, 700), (1199, 1200)]:
             part = slice(start, stop)
             alone = run(model, ids[part], lora, each_alone, rows=128, positions=positions[part])
             assert torch.equal(alone, whole[part]), (start, stop)
+
+
+@pytest.mark.parametrize("length", [1, 16, 17, 50])
+def test_fixed_rows_are_the_rows_of_every_product(model, monkeypatch, length):
+    seen, linear = set(), F.linear
+    with monkeypatch.context() as patch:
+        patch.setattr(F, "linear", lambda x, weight: (seen.add(len(x)), linear(x, weight))[1])
+        run(model, tokens(length), rows=16)
+    assert seen == {16}
 
 
 def edited(folder, target, **changes):

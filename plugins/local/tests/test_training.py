@@ -132,7 +132,7 @@ def test_a_batch_of_trees_equals_its_sequences_one_by_one(model, hf, loss, budge
     assert (trees == 1) == (budget == BUDGET)
     output = learner.forward_backward(data, loss)
     total, logprobs, expected = dense(hf, learner.lora, data, loss)
-    assert output.metrics["loss:sum"] == pytest.approx(total.item(), rel=1e-5)
+    assert output.metrics["loss:sum"] == pytest.approx(total.item(), rel=1e-4)
     decisive = "weights" if loss == "cross_entropy" else "advantages"
     assert len(output.loss_fn_outputs) == len(data)
     for d, found, right in zip(data, logprobs_of(output), logprobs, strict=True):
@@ -190,6 +190,12 @@ def test_a_batch_with_nothing_trained_has_no_loss_and_no_gradient(model, loss):
         ("cross_entropy", {"target_tokens": None}, r"needs loss_fn_inputs\['target_tokens'\]"),
         ("cross_entropy", {"weights": np.ones(4, np.float32)}, r"weights of shape \(4,\) for 5 tokens"),
         ("cross_entropy", {"target_tokens": np.ones((5, 2), np.int64)}, r"shape \(5, 2\) for 5 tokens"),
+        (
+            "cross_entropy",
+            {"target_tokens": np.array([1, 2, 3, -100, 4])},
+            "target_tokens from -100 to 4: the",
+        ),
+        ("cross_entropy", {"target_tokens": np.array([1, 2, 3, 4, 288])}, "the model has 0 to 287"),
         ("ppo", {}, "no loss 'ppo'; it has cross_entropy, importance_sampling"),
     ],
 )

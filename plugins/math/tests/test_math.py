@@ -16,12 +16,18 @@ from cookbook_plugin_math.integer import Integer, parse
 
 def numbers(question):
     """The two numbers of a problem, from its last message."""
-    words = question.prompt[-1]["content"].removesuffix("?").split()
-    return int(words[2]), int(words[4])
+    return pair(question.prompt[-1])
+
+
+def pair(message):
+    a, b = message["content"].split(" + ")
+    return int(a), int(b)
 
 
 def examples(question):
-    return [m["content"] for m in question.prompt[:-1] if m["role"] == "assistant"]
+    """[(the two numbers, what is answered)] of the worked examples."""
+    asked, answered = question.prompt[:-1:2], question.prompt[1:-1:2]
+    return [(pair(q), a["content"]) for q, a in zip(asked, answered, strict=True)]
 
 
 @pytest.mark.parametrize("digits", [1, 2])
@@ -29,7 +35,7 @@ def test_training_problems_held_out_ones_and_examples_share_no_pair_of_numbers(d
     env = Arithmetic(digits=digits)
     splits = [{frozenset(numbers(q)) for q in env.tasks(split)} for split in ("train", "test")]
     used = examples(env.tasks("train")[0])
-    splits.append({frozenset(map(int, e.split(" = ")[0].split(" + "))) for e in used})
+    splits.append({frozenset(numbers) for numbers, _ in used})
     for a, b in itertools.combinations(splits, 2):
         assert a and b and not a & b
     n = 10**digits - (10 ** (digits - 1) if digits > 1 else 0)
@@ -53,15 +59,15 @@ def test_the_reference_is_the_sum_and_the_examples_are_right():
     for question in (env.tasks(split)[i] for split in ("train", "test") for i in range(20)):
         assert question.reference == sum(numbers(question))
         assert len(examples(question)) == 3
-        for left, right in (e.split(" = ") for e in examples(question)):
-            assert sum(map(int, left.split(" + "))) == int(right)
+        for numbers_, answer in examples(question):
+            assert answer == f"= {sum(numbers_)}"
 
 
 def test_the_number_of_worked_examples_is_an_option():
     assert examples(Arithmetic(examples=0).tasks("train")[0]) == []
-    with pytest.raises(ConfigError, match=r"env\.examples=9"):
+    with pytest.raises(ConfigError, match="examples=9"):
         Arithmetic(examples=9)
-    with pytest.raises(ConfigError, match=r"env\.digits=0"):
+    with pytest.raises(ConfigError, match="digits=0"):
         Arithmetic(digits=0)
     with pytest.raises(ValueError, match="'validation'"):
         Arithmetic().tasks("validation")

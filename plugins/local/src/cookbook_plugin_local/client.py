@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -59,7 +60,17 @@ class ServiceClient:
 
         return AwaitableConcurrentFuture(self._engine.submit(create))
 
-    def close(self) -> None:
+    def close(self, status: str, detail: str | None = None) -> APIFuture[None]:
+        """Ends the engine's thread. There is no session to mark, so status and detail go nowhere."""
+        self._engine.close()
+        done: Future[None] = Future()
+        done.set_result(None)
+        return AwaitableConcurrentFuture(done)
+
+    def __enter__(self) -> ServiceClient:
+        return self
+
+    def __exit__(self, *error: object) -> None:
         self._engine.close()
 
 

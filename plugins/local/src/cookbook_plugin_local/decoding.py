@@ -223,8 +223,8 @@ class Decoder:
 
     def _keep(self, alive: list[int]) -> None:
         """Moves the rows that go on to the front of the cache: the last ones into the gaps."""
-        n = len(alive)
-        gaps = [i for i in range(n) if i not in set(alive)]
+        n, staying = len(alive), set(alive)
+        gaps = [i for i in range(n) if i not in staying]
         movers = [i for i in alive if i >= n]
         for gap, mover in zip(gaps, movers, strict=True):
             self._cache[:, :, gap] = self._cache[:, :, mover]

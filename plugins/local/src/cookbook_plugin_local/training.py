@@ -46,6 +46,13 @@ class Learner:
         if loss_fn not in LOSSES:
             raise BackendError(f"local/torch has no loss {loss_fn!r}; it has {', '.join(LOSSES)}")
         inputs_D = [_inputs(d, ("target_tokens", *LOSSES[loss_fn][0]), loss_fn) for d in data_D]
+        for x in inputs_D:
+            trained = x["target_tokens"][x[LOSSES[loss_fn][1]] != 0]
+            if trained.size and not 0 <= trained.min() <= trained.max() < self.model.shape.vocab:
+                raise BackendError(
+                    f"{loss_fn}: target_tokens from {trained.min()} to {trained.max()}: the model has 0 to "
+                    f"{self.model.shape.vocab - 1}"
+                )
         logprobs_D = [np.zeros(d.model_input.length, dtype=np.float32) for d in data_D]
         total, first = 0.0, 0
         for tree in pack([d.model_input.to_ints() for d in data_D], self.token_budget):

@@ -16,7 +16,7 @@ _HELD_OUT = 1000  # pairs at most; a fifth of them where there are fewer than 50
 
 @chz.chz(typecheck=True)
 class Arithmetic(EnvConfig):
-    """ "What is 17 + 25?", to be answered "17 + 25 = 42", after worked examples as earlier turns.
+    """ "17 + 25", to be answered "= 42", after worked examples as earlier turns.
 
     Each unordered pair of numbers belongs to the training problems, the held-out ones or the worked
     examples, and to one of them only.
@@ -28,9 +28,9 @@ class Arithmetic(EnvConfig):
     @chz.validate
     def _check(self) -> None:
         if not 1 <= self.digits <= 9:
-            raise ConfigError(f"env.digits={self.digits}: must be from 1 to 9")
+            raise ConfigError(f"digits={self.digits}: must be from 1 to 9")
         if not 0 <= self.examples <= 8:
-            raise ConfigError(f"env.examples={self.examples}: must be from 0 to 8")
+            raise ConfigError(f"examples={self.examples}: must be from 0 to 8")
 
     def tasks(self, split: str) -> Sequence[Question]:
         """The problems of "train" or "test", lazily. Raises ValueError for another split."""
@@ -47,12 +47,12 @@ class Arithmetic(EnvConfig):
         messages = []
         for i in range(self.examples):
             c, d = _Pairs(self.digits)[i]
-            messages += [_ask(c, d), Message(role="assistant", content=f"{c} + {d} = {c + d}")]
+            messages += [_ask(c, d), Message(role="assistant", content=f"= {c + d}")]
         return [*messages, _ask(a, b)]
 
 
 def _ask(a: int, b: int) -> Message:
-    return Message(role="user", content=f"What is {a} + {b}?")
+    return Message(role="user", content=f"{a} + {b}")
 
 
 class _Pairs(Sequence[tuple[int, int]]):

@@ -20,7 +20,7 @@ def arithmetic() -> chz.Blueprint:
         steps=40,
         groups_per_step=16,
         group_size=8,
-        max_tokens=16,
+        max_tokens=8,
         lr=3e-4,
         lora_rank=16,
         eval_tasks=200,

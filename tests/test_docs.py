@@ -1,0 +1,66 @@
+"""What the documents say is true of the code."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from cookbook import cli, hookspecs
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def blocks(language):
+    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+
+
+def test_the_readmes_environment_has_fifteen_lines_of_its_own_and_plays(
+    tmp_path, monkeypatch, capsys, tiny_model
+):
+    code = blocks("python")[0]
+    assert len([line for line in code.splitlines() if line.strip()]) <= 15
+    (tmp_path / "my_envs.py").write_text(code)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COOKBOOK_RUNS", str(tmp_path / "runs"))
+    run = "run core/rl env=my_envs:Backwards env.letters=2 backend=local/torch backend.dtype=float32".split()
+    run += [f"model={tiny_model}", "renderer=core/chatml"]
+    assert cli.main([*run, "--dry-run"]) == 0
+    assert "'S'" in capsys.readouterr().out
+    assert cli.main([*run, "steps=1", "max_tokens=8", "--name", "x"]) == 0
+
+
+@pytest.mark.parametrize(
+    "command", sorted(set(re.findall(r"cookbook (\w+)", " ".join(blocks("") + [README]))))
+)
+def test_every_command_of_the_readme_exists(command):
+    assert command in {*cli.COMMANDS, "local", "import"}
+
+
+def test_every_link_leads_somewhere():
+    for page in PAGES:
+        for target in re.findall(r"\]\((?!http)([^)#]+)\)", page.read_text()):
+            assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_every_module_of_core_stands_on_the_map():
+    page = (ROOT / "docs" / "02-where-everything-lies.md").read_text()
+    for path in (ROOT / "core" / "cookbook").glob("*"):
+        if path.name not in ("__pycache__", "__init__.py"):
+            assert f"`{path.name}{'/' if path.is_dir() else ''}`" in page, path.name
+
+
+def test_every_make_target_that_a_page_names_exists():
+    targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    for page in PAGES:
+        assert set(re.findall(r"`?make ([\w-]+)`?", page.read_text())) - {"it"} <= targets | {"s"}, page.name
+
+
+def test_every_hook_says_in_its_docstring_what_it_is_for():
+    from cookbook.registry import HOOKS
+
+    for name in HOOKS:
+        assert getattr(hookspecs, name).__doc__
