@@ -56,7 +56,7 @@ class FakeClient:
         self.version += 1
         return self._answer("optim_step", tinker.OptimStepResponse(metrics={}))
 
-    def save_state(self, name):
+    def save_state(self, name, overwrite=False):
         self.calls.append(f"save_state {name}")
         return self._answer(
             "save_state", tinker.types.SaveWeightsResponse(path=f"tinker://fake/weights/{name}")

@@ -26,7 +26,8 @@ def test_the_readmes_environment_has_fifteen_lines_of_its_own_and_plays(
     (tmp_path / "my_envs.py").write_text(code)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COOKBOOK_RUNS", str(tmp_path / "runs"))
-    run = "run core/rl env=my_envs:Backwards env.letters=2 backend=local/torch backend.dtype=float32".split()
+    run = ["run", "core/rl", "env=my_envs:Backwards", "env.letters=2"]
+    run += ["backend=local/torch", "backend.dtype=float32"]
     run += [f"model={tiny_model}", "renderer=core/chatml"]
     assert cli.main([*run, "--dry-run"]) == 0
     assert "'S'" in capsys.readouterr().out

@@ -354,6 +354,12 @@ def test_values_out_of_range_are_refused_in_one_line(tiny_model, values, line):
         config(tiny_model, None, **values)
 
 
+def test_a_linear_learning_rate_falls_to_its_share_of_one_step(tiny_model):
+    cfg = config(tiny_model, None, steps=4, lr=0.4, lr_schedule="linear")
+    assert [cfg.adam(step).learning_rate for step in range(4)] == pytest.approx([0.4, 0.3, 0.2, 0.1])
+    assert config(tiny_model, None, lr=0.4).adam(3).learning_rate == 0.4
+
+
 def test_an_env_without_training_tasks_is_refused_before_anything_is_written(
     tiny_model, tmp_path, fake_client
 ):

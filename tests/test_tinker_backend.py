@@ -43,7 +43,7 @@ def test_the_calls_of_the_loop_are_the_sdks_own_methods():
     training, sampling = tinker.TrainingClient, tinker.SamplingClient
     assert takes(training.forward_backward, "data", "loss_fn", "loss_fn_config")
     assert takes(training.optim_step, "optim_params")
-    assert takes(training.save_state, "name")
+    assert takes(training.save_state, "name", "overwrite")
     assert takes(training.save_weights_and_get_sampling_client, "self")
     assert takes(sampling.sample, "prompt", "num_samples", "sampling_params")
     assert takes(tinker.ServiceClient.create_lora_training_client, "base_model", "rank", "seed")

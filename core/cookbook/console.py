@@ -106,4 +106,6 @@ def _short(name: str) -> str:
 
 
 def _number(value: float) -> str:
-    return f"{value:.0f}" if isinstance(value, int) or abs(value) >= 1000 else f"{value:.3f}"
+    if isinstance(value, int) or abs(value) >= 1000:
+        return f"{value:.0f}"
+    return f"{value:.1e}" if 0 < abs(value) < 0.001 else f"{value:.3f}"

@@ -53,6 +53,9 @@ class RLConfig:
     )
     advantage: str = chz.field(default="mean", doc=f"of a group's rewards: {', '.join(ADVANTAGES)}")
     lr: float = chz.field(default=1e-4, doc="Adam's learning rate; the loss is a sum over tokens")
+    lr_schedule: Literal["constant", "linear"] = chz.field(
+        default="constant", doc="linear: falls to lr / steps at the last step"
+    )
     lora_rank: int = chz.field(default=32, doc="of the trained matrices")
     evals: tuple[EnvConfig, ...] = chz.field(
         default=(), meta_factory=by_id("env", many=True), doc="environments to evaluate on besides"
@@ -84,7 +87,8 @@ class RLConfig:
 
     def adam(self, step: int) -> tinker.AdamParams:
         """Adam of one step: b1 0.9, b2 0.95, eps 1e-12, no decay (tinker's defaults), gradient unclipped."""
-        return tinker.AdamParams(learning_rate=self.lr)
+        left = 1 - step / self.steps if self.lr_schedule == "linear" else 1.0
+        return tinker.AdamParams(learning_rate=self.lr * left)
 
     def render(self) -> tuple[str, Renderer]:
         """The renderer's id and the renderer; `auto` is resolved here, once."""
@@ -135,12 +139,14 @@ async def train(cfg: RLConfig, trainer: Trainer, play: Play, evaluations: Evalua
             sampled = time.perf_counter()
             data_D = [d for episodes_G in groups_P for d in to_data(episodes_G, advantage(episodes_G))]
             trainer.accumulate(data_D)
+            adam = cfg.adam(step)
             # Both are submitted by the calls, in this order, and only then awaited.
-            update, sampler = await together([trainer.step(cfg.adam(step)), trainer.publish(step + 1)])
+            update, sampler = await together([trainer.step(adam), trainer.publish(step + 1)])
             rollouts.publish(sampler)  # new weights before slow bookkeeping
             trained = time.perf_counter()
             row = batch_metrics(groups_P, advantage) | drift(data_D, update.logprobs_D)
             row |= {f"train/{name}": value for name, value in update.metrics.items()}
+            row["lr"] = adam.learning_rate
             row |= {"time/wait_for_episodes_s": sampled - began, "time/wait_for_update_s": trained - sampled}
             run.log(step, row)
             run.episodes(step, groups_P[: cfg.log_episodes])

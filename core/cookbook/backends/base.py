@@ -32,7 +32,7 @@ class TrainingClient(Protocol):
 
     def optim_step(self, optim_params: tinker.AdamParams) -> Awaitable[tinker.OptimStepResponse]: ...
 
-    def save_state(self, name: str) -> Awaitable[Any]: ...
+    def save_state(self, name: str, *, overwrite: bool = False) -> Awaitable[Any]: ...
 
     def save_weights_and_get_sampling_client(self) -> Awaitable[Any]: ...
 
@@ -118,4 +118,5 @@ class Trainer:
 
     async def save(self, name: str) -> str:
         """Keeps weights and optimizer state; returns the path to load them from."""
-        return (await self._client.save_state(name)).path
+        # A run that was killed and resumed comes by the same name again.
+        return (await self._client.save_state(name, overwrite=True)).path

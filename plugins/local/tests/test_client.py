@@ -3,6 +3,7 @@
 import asyncio
 import json
 import threading
+from contextlib import ExitStack
 
 import numpy as np
 import pytest
@@ -35,15 +36,10 @@ def threads():
 
 @pytest.fixture
 def connect(tmp_path):
-    services = []
-
-    def connect(run="run"):
-        services.append(ServiceClient(tmp_path / run, Options(torch.float32, 256, 8.0)))
-        return services[-1]
-
-    yield connect
-    for service in services:
-        service.close()
+    with ExitStack() as services:
+        yield lambda run="run": services.enter_context(
+            ServiceClient(tmp_path / run, Options(torch.float32, 256, 8.0))
+        )
 
 
 @pytest.fixture
@@ -172,28 +168,35 @@ def test_closing_fails_what_is_queued_and_ends_the_thread(service, client, monke
     ]
     engine.submit(lambda: done.append("a job that was still queued"))
     monkeypatch.setattr(thread, "join", lambda: (release.set(), join()))
-    service.close()
+    service.close("errored")
     for future in queued:
         with pytest.raises(BackendError) as error:
             future.result(timeout=0)
         one_line(error, "local/torch was closed before this was done")
     assert done == []
     assert thread not in threading.enumerate()
-    service.close()  # and again, which changes nothing
+    assert service.close("errored", "again, which changes nothing").result() is None
 
 
 def test_closing_fails_a_sample_that_is_under_way(service, client):
     sampler = client.save_weights_and_get_sampling_client().result()
     endless = sampler.sample(PROMPT, 1, ENDLESS)
     sampler.sample(PROMPT, 1, GREEDY).result()  # the first has joined by now
-    service.close()
+    service.close("success")
     with pytest.raises(BackendError, match="closed before this was done"):
         endless.result(timeout=0)
 
 
+def test_leaving_the_block_closes_also_after_an_error(tmp_path):
+    service = ServiceClient(tmp_path / "run", Options(torch.float32, 256, 8.0))
+    with pytest.raises(KeyError), service:
+        raise KeyError
+    assert service._engine._thread not in threading.enumerate()
+
+
 def test_use_after_close_is_one_line(service, client, folder):
     sampler = client.save_weights_and_get_sampling_client().result()
-    service.close()
+    service.close("success")
     for call in (
         lambda: client.forward_backward([datum()], "cross_entropy"),
         lambda: client.optim_step(ADAM),
@@ -287,6 +290,18 @@ def test_a_path_that_is_not_there_is_one_line(client, path):
     one_line(error, f"no saved weights {path!r}")
 
 
+def test_a_state_is_saved_again_under_its_name_only_if_asked(client):
+    path = client.save_state("a").result().path
+    train(client, [1])
+    assert client.save_state("a", overwrite=True).result().path == path
+    trained = answer(client)
+    client.load_state(path).result()
+    assert answer(client) == trained
+    with pytest.raises(BackendError) as error:
+        client.save_state("a").result()
+    one_line(error, "is already there")
+
+
 @pytest.mark.parametrize("name", ["", "a/b", "../a", "..", "/a"])
 def test_a_state_needs_a_plain_name(client, name):
     with pytest.raises(BackendError) as error:
@@ -324,17 +339,13 @@ def test_a_model_that_cannot_be_run_fails_in_the_future_and_not_the_engine(servi
 
 
 def test_a_backend_connects_with_its_options(folder, tmp_path):
-    service = TorchBackend(dtype="float32", threads=1, token_budget=64, lora_alpha=4.0).connect(
-        tmp_path / "r"
-    )
-    try:
+    backend = TorchBackend(dtype="float32", threads=1, token_budget=64, lora_alpha=4.0)
+    with backend.connect(tmp_path / "run") as service:
         client = new_client(service, folder)
         assert torch.get_num_threads() == 1
         assert (client._learner.model.dtype, client._learner.token_budget) == (torch.float32, 64)
         assert client._learner.lora.alpha == 4.0
         assert client.get_tokenizer().decode(client.get_tokenizer().encode("Hi")) == "Hi"
-    finally:
-        service.close()
 
 
 def test_the_description_names_what_bits_depend_on():

@@ -332,10 +332,14 @@ def test_an_interrupted_save_leaves_no_state_and_can_be_repeated(model, tmp_path
     assert [f.name for f in (tmp_path / "weights").iterdir()] == ["a"]
 
 
-def test_a_saved_state_is_not_overwritten(model, tmp_path):
+def test_a_saved_state_is_not_overwritten_unless_asked(model, tmp_path):
     learner = new_learner(model)
     learner.save(tmp_path / "a")
     with pytest.raises(BackendError, match="is already there; save under another name"):
         train(learner, range(1)).save(tmp_path / "a")
     learner.load(tmp_path / "a", optimizer=True)
     assert same_weights(learner, new_learner(model))
+    train(learner, range(1)).save(tmp_path / "a", overwrite=True)
+    loaded = new_learner(model, seed=9)
+    loaded.load(tmp_path / "a", optimizer=True)
+    assert same_weights(loaded, learner)

@@ -30,28 +30,38 @@ def examples(question):
     return [(pair(q), a["content"]) for q, a in zip(asked, answered, strict=True)]
 
 
-@pytest.mark.parametrize("digits", [1, 2])
-def test_training_problems_held_out_ones_and_examples_share_no_pair_of_numbers(digits):
-    env = Arithmetic(digits=digits)
+@pytest.mark.parametrize("span", [{}, {"digits": 1}, {"longer_sums": True}])
+def test_training_problems_held_out_ones_and_examples_share_no_pair_of_numbers(span):
+    env = Arithmetic(**span, examples=8)
     splits = [{frozenset(numbers(q)) for q in env.tasks(split)} for split in ("train", "test")]
-    used = examples(env.tasks("train")[0])
-    splits.append({frozenset(numbers) for numbers, _ in used})
+    splits.append({frozenset(numbers) for numbers, _ in examples(env.tasks("train")[0])})
     for a, b in itertools.combinations(splits, 2):
         assert a and b and not a & b
-    n = 10**digits - (10 ** (digits - 1) if digits > 1 else 0)
-    assert sum(map(len, splits)) <= n * (n + 1) // 2
+    n = 40 if not span else 5 if env.digits == 1 else 90
+    assert sum(map(len, splits)) == n * (n + 1) // 2
+
+
+def test_there_are_200_held_out_problems_or_more():
+    assert len(Arithmetic().tasks("test")) >= 200
 
 
 def test_every_pair_comes_once_whatever_its_order():
-    pairs = [frozenset(_Pairs(2)[i]) for i in range(len(_Pairs(2)))]
+    pairs = [frozenset(_Pairs(2, True)[i]) for i in range(len(_Pairs(2, True)))]
     assert len(set(pairs)) == len(pairs) == 90 * 91 // 2
     assert all(min(p) >= 10 and max(p) <= 99 for p in pairs)
+    assert 0.4 < sum(a < b for a, b in (_Pairs(2, True)[i] for i in range(1000))) / 1000 < 0.6
 
 
-def test_problems_of_nine_digits_are_as_lazy_as_of_one():
-    tasks = Arithmetic(digits=9).tasks("train")
-    a, b = numbers(tasks[len(tasks) - 1])
-    assert len(str(a)) == len(str(b)) == 9 and tasks[10**16].reference == sum(numbers(tasks[10**16]))
+def test_sums_have_no_digit_more_than_their_numbers_unless_asked_for():
+    short, long = (Arithmetic(digits=3, longer_sums=x).tasks("test") for x in (False, True))
+    assert max(q.reference for q in short) < 1000 <= max(q.reference for q in long)
+
+
+def test_nine_digits_are_as_lazy_as_one():
+    tasks = Arithmetic(digits=9, longer_sums=True).tasks("train")
+    for i in (0, 10**17, len(tasks) - 1):
+        a, b = numbers(tasks[i])
+        assert len(str(a)) == len(str(b)) == 9 and tasks[i].reference == a + b
 
 
 def test_the_reference_is_the_sum_and_the_examples_are_right():
@@ -67,7 +77,7 @@ def test_the_number_of_worked_examples_is_an_option():
     assert examples(Arithmetic(examples=0).tasks("train")[0]) == []
     with pytest.raises(ConfigError, match="examples=9"):
         Arithmetic(examples=9)
-    with pytest.raises(ConfigError, match="digits=0"):
+    with pytest.raises(ConfigError, match="digits=0: must be from 1 to 9"):
         Arithmetic(digits=0)
     with pytest.raises(ValueError, match="'validation'"):
         Arithmetic().tasks("validation")

@@ -109,13 +109,18 @@ class TrainingClient:
         """One Adam step on the gradient since the last; the metric `grad_norm` is before clipping."""
         return self._submit(lambda: self._learner.optim_step(optim_params))
 
-    def save_state(self, name: str) -> APIFuture[tinker.types.SaveWeightsResponse]:
-        """Weights and optimizer state, as tinker://<run>/weights/<name>, on disk in the run's folder."""
+    def save_state(
+        self, name: str, *, overwrite: bool = False
+    ) -> APIFuture[tinker.types.SaveWeightsResponse]:
+        """Weights and optimizer state, as tinker://<run>/weights/<name>, on disk in the run's folder.
+
+        A run that goes on from a checkpoint meets the folders of its first try: `overwrite` is for them.
+        """
         if not name or "/" in name or name.startswith("."):
             raise BackendError(f"save_state: {name!r} isn't a name; give one without slashes, like 'step-10'")
 
         def save() -> tinker.types.SaveWeightsResponse:
-            self._learner.save(self._run_dir / "weights" / name)
+            self._learner.save(self._run_dir / "weights" / name, overwrite=overwrite)
             return tinker.types.SaveWeightsResponse(path=f"tinker://{self._run_dir.name}/weights/{name}")
 
         return self._submit(save)

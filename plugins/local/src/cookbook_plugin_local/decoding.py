@@ -23,6 +23,7 @@ from .llama import Llama, LlamaShape, Lora
 _CHUNK = 32  # cache lengths grow by this many tokens
 _BLOCK = 256  # vocabulary entries in a block of the two-level inverse CDF
 _PROMPTS_KEPT = 64
+_PREFILL_TOKENS = 4096  # in one pass, unless a single prompt is longer: bounds memory, changes no bits
 # Rows of every product while decoding, and while prefilling. Fewer would make a single request faster,
 # more would make large batches faster; see `Llama.hidden` for why they are fixed.
 _DECODE_ROWS, _PREFILL_ROWS = 128, 256
@@ -108,13 +109,17 @@ class Decoder:
 
     def _join(self, requests: list[Request]) -> torch.Tensor:
         """A row for each sample of each request, on one prefill a distinct prompt. Returns their logits."""
-        self._prefill([p for p in dict.fromkeys(r.prompt for r in requests) if p not in self._prompts])
+        for prompts in _parts(
+            [p for p in dict.fromkeys(r.prompt for r in requests) if p not in self._prompts]
+        ):
+            self._prefill(prompts)
+        rows = len(self._rows) + sum(r.num_samples for r in requests)
+        self._reserve(rows, max(len(r.prompt) for r in requests) + 1)
         logits = []
         for request in requests:
             prefill = self._prompts[request.prompt]
             self._prompts.move_to_end(request.prompt)
             length = prefill.keys.shape[2]
-            self._reserve(len(self._rows) + request.num_samples, length + 1)
             at = slice(len(self._rows), len(self._rows) + request.num_samples)
             self._cache[:, 0, at, :, :length] = prefill.keys[:, None]
             self._cache[:, 1, at, :, :length] = prefill.values[:, None]
@@ -129,8 +134,6 @@ class Decoder:
 
     def _prefill(self, prompts: list[tuple[int, ...]]) -> None:
         """Runs prompts through the model side by side; each attends to itself alone."""
-        if not prompts:
-            return
         lengths = [len(p) for p in prompts]
         ids = torch.tensor([token for p in prompts for token in p])
         positions = torch.cat([torch.arange(n) for n in lengths])
@@ -146,15 +149,18 @@ class Decoder:
         logits = self.model.logits(hidden[last], rows=_DECODE_ROWS)
         keys, values = (torch.stack(side).split(lengths, dim=1) for side in zip(*kept, strict=True))
         for prompt, k, v, row in zip(prompts, keys, values, logits, strict=True):
-            self._prompts[prompt] = _Prefill(k.transpose(1, 2), v.transpose(1, 2), row)
+            self._prompts[prompt] = _Prefill(
+                k.transpose(1, 2).contiguous(), v.transpose(1, 2).contiguous(), row
+            )
 
     def _reserve(self, rows: int, length: int) -> None:
         """Room for so many rows of so many tokens; what is there stays."""
         _, _, have_rows, _, have_length, _ = self._cache.shape
         if rows <= have_rows and length <= have_length:
             return
-        rows = max(have_rows, -(-rows // 16) * 16)
-        length = max(have_length, -(-length // _CHUNK) * _CHUNK)
+        if length > have_length:
+            length = -(-max(length, have_length * 3 // 2) // _CHUNK) * _CHUNK
+        rows, length = max(have_rows, -(-rows // 16) * 16), max(have_length, length)
         layers, two, _, heads, _, dim = self._cache.shape
         # Zeros, not garbage: masked keys are multiplied by an exact 0, which garbage can turn into NaN.
         grown = self._cache.new_zeros((layers, two, rows, heads, length, dim))
@@ -193,6 +199,8 @@ class Decoder:
             row.tokens.append(token)
             row.logprobs.append(logprob)
         self._keep([i for i, row in enumerate(self._rows) if not self._ended(row)])
+        if not self._rows:
+            self._cache = self._cache[:, :, :0, :, :0].clone()  # an idle snapshot keeps no memory
 
     def _ended(self, row: _Row) -> bool:
         request = row.request
@@ -230,6 +238,19 @@ class Decoder:
             self._cache[:, :, gap] = self._cache[:, :, mover]
             self._rows[gap] = self._rows[mover]
         del self._rows[n:]
+
+
+def _parts(prompts: list[tuple[int, ...]]) -> list[list[tuple[int, ...]]]:
+    """Prompts in their order, in passes of at most `_PREFILL_TOKENS`."""
+    parts: list[list[tuple[int, ...]]] = []
+    room = 0
+    for prompt in prompts:
+        if len(prompt) > room:
+            parts.append([])
+            room = _PREFILL_TOKENS
+        parts[-1].append(prompt)
+        room -= len(prompt)
+    return parts
 
 
 def _causal(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -110,12 +111,12 @@ class Learner:
         self.adam.zero_grad()
         return tinker.OptimStepResponse(metrics={"grad_norm": norm.item()})
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: Path, *, overwrite: bool = False) -> None:
         """Weights and optimizer state; the folder appears whole or not at all.
 
-        Raises `BackendError` where there is one already.
+        Raises `BackendError` where there is one already, unless `overwrite`.
         """
-        if folder.exists():
+        if folder.exists() and not overwrite:
             raise BackendError(f"{folder} is already there; save under another name, or remove it")
         part = folder.with_name(f".{folder.name}.part")
         part.mkdir(parents=True, exist_ok=True)
@@ -126,6 +127,8 @@ class Learner:
         save_file(moments, part / "adam.safetensors")
         facts = {"rank": str(self.lora.rank), "alpha": str(self.lora.alpha)}
         save_file({k: p.detach() for k, p in self.lora.parameters.items()}, part / "lora.safetensors", facts)
+        if folder.exists():
+            shutil.rmtree(folder)
         part.rename(folder)
 
     def load(self, folder: Path, *, optimizer: bool) -> None:
