@@ -14,7 +14,7 @@ from .configs import Tracker
 from .runs import Run
 from .types import Episode
 
-_LINE = ("reward", "correct", "tokens/reply", "groups/constant", "train/kl_k1", "time/wait_for_update_s")
+_LINE = ("reward", "correct", "tokens/reply", "groups/constant", "train/kl_k1", "time/step_s")
 
 
 class Console(Tracker):
@@ -46,7 +46,7 @@ class Console(Tracker):
         if evaluated:
             return
         self._rows.append(dict(row))
-        cells = [f"{_short(name)} {_number(row[name])}" for name in _LINE if name in row]
+        cells = [f"{name.split('/')[-1]} {_number(row[name])}" for name in _LINE if name in row]
         self._say(f"step {step + 1:>{len(str(self._steps))}}/{self._steps}  " + "  ".join(cells))
         if self._progress:
             self._progress.update(self._bar, completed=step + 1)
@@ -97,12 +97,6 @@ def _evaluation(row: Mapping[str, Any], prefix: str) -> str:
 def _mean(rows: Sequence[Mapping[str, Any]], name: str) -> float | None:
     values = [row[name] for row in rows if isinstance(row.get(name), (int, float))]
     return sum(values) / len(values) if values else None
-
-
-def _short(name: str) -> str:
-    return {"time/wait_for_update_s": "update_s", "groups/constant": "constant"}.get(
-        name, name.split("/")[-1]
-    )
 
 
 def _number(value: float) -> str:

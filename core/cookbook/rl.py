@@ -148,6 +148,7 @@ async def train(cfg: RLConfig, trainer: Trainer, play: Play, evaluations: Evalua
             row |= {f"train/{name}": value for name, value in update.metrics.items()}
             row["lr"] = adam.learning_rate
             row |= {"time/wait_for_episodes_s": sampled - began, "time/wait_for_update_s": trained - sampled}
+            row["time/step_s"] = trained - began
             run.log(step, row)
             run.episodes(step, groups_P[: cfg.log_episodes])
             done, last = step + 1, step + 1 == cfg.steps

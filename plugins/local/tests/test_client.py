@@ -13,17 +13,11 @@ import torch
 from cookbook.errors import BackendError, ConfigError
 from cookbook_plugin_local.backend import TorchBackend
 from cookbook_plugin_local.client import Options, ServiceClient
-from cookbook_plugin_local.tiny import make_tiny_llama
 
 ADAM = tinker.AdamParams(learning_rate=1e-2)
 PROMPT = tinker.ModelInput.from_ints([5, 6, 7])
 GREEDY = tinker.SamplingParams(max_tokens=6, temperature=0, stop=[])
 ENDLESS = tinker.SamplingParams(max_tokens=2000, stop=[], seed=0)
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return make_tiny_llama(tmp_path_factory.mktemp("models") / "tiny")
 
 
 @pytest.fixture(autouse=True)

@@ -1,7 +1,6 @@
 """Sampling: greedy against transformers, and bits that depend on weights, tokens and seed alone."""
 
 import random
-from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -14,16 +13,10 @@ from cookbook.rendering import load_tokenizer
 from cookbook_plugin_local import decoding
 from cookbook_plugin_local.decoding import Decoder, choose, new_request
 from cookbook_plugin_local.llama import Llama, Lora
-from cookbook_plugin_local.tiny import make_tiny_llama
 from cookbook_plugin_local.training import Learner
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 EOS = 2
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return make_tiny_llama(tmp_path_factory.mktemp("models") / "tiny")
 
 
 @pytest.fixture(scope="module")
@@ -41,18 +34,8 @@ def model(models):
     return models["float32"]
 
 
-@contextmanager
-def torch_threads(count):
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
 @pytest.fixture(autouse=True)
-def one_thread():
+def one_thread(torch_threads):
     with torch_threads(1):
         yield
 
@@ -184,7 +167,9 @@ def company(model, among, longest):
 
 @pytest.mark.parametrize(("threads", "longest"), [(1, 40), (2, 5)])  # two threads are slow on busy cores
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_a_requests_bits_do_not_depend_on_its_company(models, tokenizer, dtype, threads, longest):
+def test_a_requests_bits_do_not_depend_on_its_company(
+    models, tokenizer, dtype, threads, longest, torch_threads
+):
     model, prompt = models[dtype], tokens(30, 99)
     lora = small_lora(model)
 
@@ -207,7 +192,7 @@ def test_a_requests_bits_do_not_depend_on_its_company(models, tokenizer, dtype, 
 
 
 @pytest.mark.parametrize("threads", [1, 2])
-def test_choosing_from_a_large_vocabulary_does_not_depend_on_the_other_rows(threads):
+def test_choosing_from_a_large_vocabulary_does_not_depend_on_the_other_rows(threads, torch_threads):
     generator = torch.Generator().manual_seed(0)
     logits = 2 * torch.randn(64, 49152, generator=generator)
     uniforms = torch.rand(64, generator=generator, dtype=torch.float64)

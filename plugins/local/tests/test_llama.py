@@ -1,7 +1,6 @@
 """The forward pass and its LoRA, against transformers."""
 
 import json
-from contextlib import contextmanager
 
 import pytest
 import torch
@@ -12,30 +11,9 @@ from transformers import LlamaForCausalLM
 from cookbook.errors import BackendError
 from cookbook_plugin_local import llama
 from cookbook_plugin_local.llama import MODULES, Llama, LlamaShape, Lora
-from cookbook_plugin_local.tiny import make_tiny_llama
 
 RANK, ALPHA = 4, 6.0
 NAMES = {m: f"self_attn.{m}_proj" for m in "qkvo"} | {m: f"mlp.{m}_proj" for m in ("gate", "up", "down")}
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return make_tiny_llama(tmp_path_factory.mktemp("models") / "tiny")
-
-
-@pytest.fixture(scope="module")
-def model(folder):
-    return Llama(folder, torch.float32)
-
-
-@contextmanager
-def torch_threads(count):
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def reference(folder):
@@ -129,7 +107,7 @@ def test_fixed_rows_change_results_by_rounding_only(model, rows):
 
 @pytest.mark.parametrize("threads", [1, 2, 3])  # 3: pieces of a tensor that end within a row
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_with_fixed_rows_a_rows_bits_do_not_depend_on_its_company(folder, dtype, threads):
+def test_with_fixed_rows_a_rows_bits_do_not_depend_on_its_company(folder, dtype, threads, torch_threads):
     model = Llama(folder, dtype)
     lora, ids, positions = trained(model.shape), tokens(1600), tokens(1600, seed=1)
     with torch_threads(threads):

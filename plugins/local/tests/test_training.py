@@ -20,16 +20,6 @@ NAMES = {m: f"self_attn.{m}_proj" for m in "qkvo"} | {m: f"mlp.{m}_proj" for m i
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return make_tiny_llama(tmp_path_factory.mktemp("models") / "tiny")
-
-
-@pytest.fixture(scope="module")
-def model(folder):
-    return Llama(folder, torch.float32)
-
-
-@pytest.fixture(scope="module")
 def hf(folder):
     model = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float64, attn_implementation="eager")
     return model.eval().requires_grad_(False)
