@@ -1,4 +1,6 @@
-"""Read before anything imports torch: see `TorchBackend.connect`."""
+"""Read before anything imports torch: see `cookbook_plugin_local.register_backends`. Fewer spins than
+there, since tests run beside others.
+"""
 
 import os
 

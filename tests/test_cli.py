@@ -150,7 +150,7 @@ def test_help_of_a_recipe_shows_each_value_and_where_it_is_from(cook):
     lines = {line.split()[0]: " ".join(line.split()) for line in done.lines if line}
     assert (done.code, done.err, done.lines[0].split(":")[0]) == (0, "", "math/arithmetic")
     assert "2e-4 (from command line)" in lines["lr"]
-    assert "40 (from recipe)" in lines["steps"]
+    assert "50 (from recipe)" in lines["steps"]
     assert "local/torch (from local)" in lines["backend"]
     assert "0 (default)" in lines["seed"]
     assert "\x1b" not in done.out
@@ -223,7 +223,7 @@ BAD_RUNS = {  # what is typed after `run`: what is answered
     ("core/rl", *SMALL, "MODEL", "advantage=best"): "advantage='best': must be one of mean",
     ("core/rl", *SMALL, "MODEL", "loss=least"): "loss: Could not cast 'least'",
     ("core/rl", *SMALL, "MODEL", "limits.max_turns=0"): "an episode has at least 1 turn",
-    ("core/rl", *SMALL, "MODEL", "backend.threads=-1"): "backend.threads=-1 must be 0 or more",
+    ("core/rl", *SMALL, "MODEL", "backend.threads=-1"): "threads=-1: must be from 0 to",
     ("core/rl", *SMALL, "MODEL", "trackers.0=math/integer"): "there is no tracker math/integer",
     ("core/rl", *SMALL, "MODEL", "--name", "../x"): "--name '../x': must be letters",
     ("core/rl", *SMALL, "backend=local/torch", "model=made-up"): "neither a folder here nor a name",
@@ -292,7 +292,11 @@ def test_a_record_says_all_that_a_run_came_from(finished, tiny_model):
         f"{d} {metadata.version(d)}"
         for d in ("cookbook-core", "cookbook-plugin-math", "cookbook-plugin-local")
     )
-    assert (record["recipe"], record["argv"], record["renderer"]) == ("core/rl", finished.argv, "core/chatml")
+    assert (record["recipe"], record["argv"], record["renderer"]["id"]) == (
+        "core/rl",
+        finished.argv,
+        "core/chatml",
+    )
     assert (record["status"], record["last_step"]) == ("done", 2)
     assert record["started"] <= record["ended"]
     config = {"env": "math/arithmetic", "env.digits": 2, "env.examples": 0, "evals.0": "math/arithmetic"}
@@ -340,8 +344,10 @@ def test_a_checkpoint_row_says_where_the_other_files_stood(finished):
     folder = finished.here / "runs" / "x"
     (row,) = read_rows(folder, "checkpoints.jsonl")
     assert (row["step"], row["path"]) == (2, "tinker://x/weights/000002")
-    for name, offset in row["offsets"].items():
-        assert offset == (folder / name).stat().st_size  # it is the last thing this run did
+    before = (folder / "metrics.jsonl").read_bytes()[: row["offsets"]["metrics.jsonl"]].splitlines()
+    # The rows of both steps and of the first evaluation; the last evaluation begins after the checkpoint.
+    assert len(before) == len(read_rows(folder)) - 1 == 3
+    assert row["offsets"]["episodes.jsonl"] == (folder / "episodes.jsonl").stat().st_size
     assert (folder / "weights" / "000002").is_dir()
 
 

@@ -475,10 +475,10 @@ def test_a_bare_id_is_recorded_as_cores():
     from cookbook.rl import RLConfig
 
     settled = settle(
-        RLConfig, [from_argv(["env=words/sums", "model=m", "backend=tinker", "backend.base_url=u"])]
+        RLConfig, [from_argv(["env=words/sums", "model=m", "backend=tinker", "backend.base_url=http://u"])]
     )
     assert settled.values()["backend"] == "core/tinker"
-    assert settled.config.backend.base_url == "u"
+    assert settled.config.backend.base_url == "http://u"
 
 
 def test_a_base_class_cannot_be_made_without_its_method():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import subprocess
@@ -260,6 +261,16 @@ def test_no_task_survives_a_cancellation_during_sample(tiny_model, tmp_path, fak
     asyncio.run(main())
 
 
+BLOCKED = """
+import time
+from hanging import *
+
+@chz.chz
+class Env(Env):
+    def tasks(self, split):
+        print("sampling", flush=True)  # the word that the test waits for
+        time.sleep(3600)
+"""
 HANGING = """
 import asyncio, chz, sys
 from pathlib import Path
@@ -294,6 +305,30 @@ class Backend(BackendConfig):
         from cookbook.rendering import load_tokenizer
         return load_tokenizer(model)
 """
+
+
+def test_ctrl_c_twice_ends_a_call_that_blocks_the_loop(tiny_model, tmp_path):
+    (tmp_path / "hanging.py").write_text(HANGING)
+    (tmp_path / "blocked.py").write_text(BLOCKED)
+    words = ["run", "core/rl", "env=blocked:Env", "backend=hanging:Backend", "renderer=core/chatml"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "cookbook.cli", *words, f"model={tiny_model}"],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        await_line(process, "sampling")
+        while process.poll() is None:  # a second press that comes before the first was seen counts as one
+            process.send_signal(signal.SIGINT)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(timeout=0.5)
+    finally:
+        process.kill()
+        _, err = process.communicate()
+    assert process.returncode == 130 and err.strip().endswith("cookbook: interrupted")
+    assert not (tmp_path / "runs").exists()
 
 
 @pytest.mark.parametrize("presses", [1, 2])
@@ -370,6 +405,25 @@ def test_an_env_without_training_tasks_is_refused_before_anything_is_written(
 
     with pytest.raises(ConfigError, match="Empty has no training tasks"):
         run(config(tiny_model, fake_client(), env=Empty()), tmp_path / "r")
+    assert not (tmp_path / "r").exists()
+
+
+@pytest.mark.parametrize(
+    ("tasks", "line"),
+    [
+        (None, "gave NoneType, not a sequence"),
+        ((x for x in [1]), "gave generator, not a sequence"),
+        (["a question"], "holds str, not Task; Question"),
+    ],
+)
+def test_tasks_that_are_none_are_refused_before_anything_is_written(tiny_model, tmp_path, tasks, line):
+    @chz.chz
+    class Odd(EnvConfig):
+        def tasks(self, split):
+            return tasks
+
+    with pytest.raises(EnvError, match=line):
+        run(config(tiny_model, None, env=Odd()), tmp_path / "r")
     assert not (tmp_path / "r").exists()
 
 

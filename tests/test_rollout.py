@@ -129,13 +129,67 @@ def test_a_reward_that_is_no_finite_number_names_the_env(player, fake_client, re
     assert "\n" not in str(e.value)
 
 
-def test_a_step_that_is_no_step_names_the_env(player, fake_client):
+@pytest.mark.parametrize(
+    ("answer", "line"),
+    [
+        (([], 1.0, True, {}), "Gym.step gave tuple, not a cookbook.Step"),
+        (Step(1.0, True, correct="yes"), "Gym.step gave correct='yes'"),
+        (Step(1.0, True, metrics={"speed": float("nan")}), "Gym.step gave the metric speed=nan"),
+        (Step(1.0, False, "again?"), "Gym.step gave str, not a list of messages"),
+        (Step(1.0, False, [{"role": "user"}]), "Gym.step gave the message {'role': 'user'}, not"),
+    ],
+)
+def test_a_step_that_is_not_as_it_should_be_names_the_env(player, fake_client, answer, line):
     class Gym(Letters):
         async def step(self, reply):
-            return [], 1.0, True, {}
+            return answer
 
-    with pytest.raises(EnvError, match=r"Gym\.step gave tuple, not a cookbook\.Step"):
+    with pytest.raises(EnvError) as e:
         play(player, Tables(lambda: [Gym()]), fake_client())
+    assert str(e.value).startswith(line) and "\n" not in str(e.value)
+
+
+@pytest.mark.parametrize("start", ["a letter?", {"role": "user", "content": "?"}, None, [None], Start("?")])
+def test_a_start_that_is_no_list_of_messages_names_the_env(player, fake_client, start):
+    class Gym(Letters):
+        async def start(self):
+            return start
+
+    with pytest.raises(EnvError, match=r"Gym\.start gave"):
+        play(player, Tables(lambda: [Gym()]), fake_client())
+
+
+def test_a_score_for_another_number_of_episodes_names_the_task(player, fake_client):
+    class Scored(Tables):
+        async def score(self, episodes):
+            return [0.5]
+
+    with pytest.raises(EnvError, match=r"Scored\.score gave 1 rewards for 3 episodes"):
+        play(player, Scored(lambda: [Letters()]), fake_client(), size=3)
+
+
+def test_a_seat_that_reaches_the_limit_ends_the_run_rather_than_leave_its_table_waiting(chatml, fake_client):
+    class Waits(Letters):
+        async def step(self, reply):
+            await asyncio.Event().wait()
+
+    player = Player(chatml, 8, Limits(max_turns=2))
+    with pytest.raises(EnvError, match=r"a seat of a table of 2 reached limits\.max_turns=2"):
+        play(player, Tables(lambda: [Letters(9), Waits()]), fake_client())
+
+
+def test_envs_that_were_made_are_closed_even_if_none_was_played(player, fake_client):
+    closed, made = [], []
+
+    def table():
+        if len(made) == 2:
+            raise ZeroDivisionError("no third table")
+        made.append(Letters(1, closed))
+        return [made[-1]]
+
+    with pytest.raises(ZeroDivisionError):
+        play(player, Tables(table), fake_client(), size=3)
+    assert closed == made and len(made) == 2
 
 
 def test_an_env_that_raises_ends_its_group_and_every_env_is_closed(player, fake_client):

@@ -6,9 +6,9 @@ import asyncio
 
 import pytest
 
-from cookbook.backends.base import Trainer, new_training_client
+from cookbook.backends.base import Trainer, plain_errors
 from cookbook.backends.tinker import TinkerBackend
-from cookbook.errors import BackendError
+from cookbook.errors import BackendError, ConfigError
 
 
 @pytest.fixture(autouse=True)
@@ -26,9 +26,35 @@ def test_the_service_is_the_sdks_own_at_the_url_given(tmp_path):
 
 def test_without_a_key_one_line_says_what_to_set_and_what_needs_none(tmp_path):
     service = TinkerBackend().connect(tmp_path / "r")
-    with pytest.raises(BackendError, match=r"TINKER_API_KEY.*--local") as e:
-        asyncio.run(new_training_client(service, "Qwen/Qwen3-8B", rank=8, seed=0))
+    with pytest.raises(BackendError, match=r"TINKER_API_KEY.*--local") as e, plain_errors():
+        service.create_lora_training_client("Qwen/Qwen3-8B", rank=8, seed=0)
     assert "\n" not in str(e.value)
+
+
+def test_whatever_the_sdk_raises_is_one_line():
+    import tinker
+
+    with pytest.raises(BackendError, match="TinkerError: the session expired") as e, plain_errors():
+        raise tinker.TinkerError("the session\nexpired")
+    assert "\n" not in str(e.value)
+
+
+def test_a_url_that_is_none_is_refused():
+    with pytest.raises(ConfigError, match="must begin with http"):
+        TinkerBackend(base_url="notaurl")
+
+
+@pytest.mark.parametrize(
+    ("model", "name"),
+    [
+        ("Qwen/Qwen3-8B", "Qwen/Qwen3-8B"),
+        ("Qwen/Qwen3-8B/long", "Qwen/Qwen3-8B"),
+        ("meta-llama/Llama-3.1-8B", "thinkingmachineslabinc/meta-llama-3-instruct-tokenizer"),
+    ],
+)
+def test_the_tokenizer_is_taken_from_where_the_service_takes_it(monkeypatch, model, name):
+    monkeypatch.setattr("cookbook.backends.tinker.load_tokenizer", lambda asked: asked)
+    assert TinkerBackend().tokenizer(model) == name
 
 
 def test_the_calls_of_the_loop_are_the_sdks_own_methods():

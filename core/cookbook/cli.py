@@ -72,6 +72,11 @@ def _dispatch(argv: list[str]) -> int:
     namespaces = {plugin.namespace for plugin in registry.default().plugins}
     if len(argv) > 1 and (argv[0] in namespaces or argv[0] in registry.SHIPPED):
         return registry.find("command", f"{argv[0]}/{argv[1]}").load()(argv[2:])
+    own = [row.id for row in registry.default().rows("command") if row.id.startswith(argv[0] + "/")]
+    if own:
+        raise ConfigError(
+            f"{argv[0]} has the commands " + ", ".join(f"`cookbook {id.replace('/', ' ')}`" for id in own)
+        )
     raise ConfigError(f"there is no command {argv[0]!r}; `cookbook --help` shows them")
 
 
@@ -182,7 +187,15 @@ def _description(row: Row) -> str:
 def _blueprint(row: Row) -> Any:
     import chz
 
-    blueprint = row.load()()
+    make = row.load()
+    try:
+        blueprint = make()
+    except CookbookError:
+        raise
+    except Exception as e:  # somebody's code
+        raise PluginError(
+            f"recipe {row.id} of {row.dist}: {' '.join(f'{type(e).__name__}: {e}'.split())}"
+        ) from e
     if not isinstance(blueprint, chz.Blueprint):
         raise PluginError(
             f"recipe {row.id} of {row.dist} gave {type(blueprint).__name__}, not a chz.Blueprint"

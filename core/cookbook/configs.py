@@ -27,7 +27,7 @@ from chz.blueprint import (
 )
 
 from . import registry
-from .errors import ConfigError, PluginError
+from .errors import ConfigError, CookbookError, PluginError
 from .types import Episode, Grade, Message, Task
 
 Layer = tuple[str, Mapping[str, Any]]
@@ -236,8 +236,10 @@ def settle(target: type, layers: Sequence[Layer]) -> Settled:
     blueprint, ids, dropped = _blueprint(target, layers)
     try:
         return Settled(blueprint.make(), ids, dropped)
-    except _REFUSALS as e:
-        raise ConfigError(_one_line(str(e))) from None
+    except CookbookError:
+        raise
+    except (*_REFUSALS, ValueError) as e:  # a config's own validator may well raise a ValueError
+        raise ConfigError(_one_line(str(e))) from e
 
 
 def help_text(target: type, layers: Sequence[Layer], *, color: bool = False) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,11 +19,17 @@ from .types import Episode
 _LINE = ("reward", "correct", "tokens/reply", "groups/constant", "train/kl_k1", "time/step_s")
 
 
+class _Terminal(RichConsole):
+    def on_broken_pipe(self) -> None:
+        """Nobody reads any more (`cookbook run ... | head`): the run goes on in silence."""
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 class Console(Tracker):
     """Prints each step, each evaluation, and at the end the first against the last steps."""
 
     def __init__(self, run: Run, steps: int, console: RichConsole | None = None) -> None:
-        self._console = console or RichConsole(highlight=False, soft_wrap=True)
+        self._console = console or _Terminal(highlight=False, soft_wrap=True)
         self._run, self._steps = run, steps
         self._rows: list[dict[str, Any]] = []
         self._last_episode: tuple[int, Episode] | None = None

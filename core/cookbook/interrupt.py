@@ -16,19 +16,32 @@ def run(coroutine: Coroutine[Any, Any, None]) -> None:
     asyncio's own handler raises KeyboardInterrupt into whatever runs at the second Ctrl-C, which can
     leave a task that is tidying up neither ended nor cancelled.
     """
-    if asyncio.run(_watch(coroutine)):
-        raise KeyboardInterrupt
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        error = asyncio.run(_watch(coroutine))
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if error is not None:
+        raise KeyboardInterrupt from error
 
 
-async def _watch(coroutine: Coroutine[Any, Any, None]) -> bool:
-    """Whether the coroutine was interrupted. Raises what it raises otherwise."""
-    loop, me, presses = asyncio.get_running_loop(), asyncio.current_task(), 0
+async def _watch(coroutine: Coroutine[Any, Any, None]) -> BaseException | None:
+    """What an interrupted coroutine ended with; None when it wasn't. Raises what it raises otherwise."""
+    loop, me = asyncio.get_running_loop(), asyncio.current_task()
     work = loop.create_task(coroutine)
+    presses = heard = 0
 
-    def press() -> None:
+    def press(signum: int, frame: Any) -> None:
         nonlocal presses
         presses += 1
-        work.cancel() if presses == 1 else insist()
+        if presses > heard + 1:  # the loop hasn't come round since the last one: a call blocks it
+            raise KeyboardInterrupt
+        loop.call_soon_threadsafe(hear)
+
+    def hear() -> None:
+        nonlocal heard
+        heard += 1
+        work.cancel() if heard == 1 else insist()
 
     def insist() -> None:
         # Again and again: a task may begin to tidy up only after it was cancelled.
@@ -37,16 +50,11 @@ async def _watch(coroutine: Coroutine[Any, Any, None]) -> bool:
         if not work.done():
             loop.call_later(_INSIST_S, insist)
 
-    try:
-        loop.add_signal_handler(signal.SIGINT, press)
-    except NotImplementedError:  # Windows: asyncio's own handler serves
-        await work
-        return False
-    try:
-        await asyncio.wait([work])
-    finally:
-        loop.remove_signal_handler(signal.SIGINT)
-    if presses and (work.cancelled() or work.exception()):
-        return True
+    signal.signal(signal.SIGINT, press)
+    await asyncio.wait([work])
+    if heard and work.cancelled():
+        return asyncio.CancelledError()
+    if heard and work.exception() is not None:
+        return work.exception()
     work.result()
-    return False
+    return None

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from .rendering import Rendered, Renderer
-from .types import Env, Start, Task
+from .rollout import close, opening
+from .types import Env, Task
 
 
 async def preview(renderer: Renderer, tasks_P: Sequence[Task], group_size: int, max_tokens: int) -> str:
@@ -30,10 +31,7 @@ async def preview(renderer: Renderer, tasks_P: Sequence[Task], group_size: int, 
 
 async def _opening(env: Env, renderer: Renderer) -> Rendered:
     try:
-        start = await env.start()
-        start = start if isinstance(start, Start) else Start(start)
+        start = await opening(env)
         return renderer.build_generation_prompt(start.messages, tools=start.tools)
     finally:
-        close = getattr(env, "close", None)
-        if close is not None:
-            await close()
+        await close(env)

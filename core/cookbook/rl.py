@@ -14,16 +14,17 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 import chz
+import numpy as np
 import tinker
 
-from .advantages import ADVANTAGES, Advantage
-from .backends.base import Sampler, Trainer, new_training_client
+from .advantages import ADVANTAGES
+from .backends.base import Sampler, Trainer, plain_errors
 from .configs import BackendConfig, EnvConfig, TrackerConfig, by_id, preset
 from .data import drift, to_data
-from .errors import ConfigError
+from .errors import ConfigError, EnvError
 from .evaluate import Evaluations, summarize
 from .preview import preview
-from .registry import renderer_for_model
+from .registry import find, renderer_for_model
 from .rendering import Renderer, get_renderer
 from .rollout import Limits, Play, Player, Rollouts, together
 from .runs import Run
@@ -78,6 +79,8 @@ class RLConfig:
         ):
             if getattr(self, name) < least:
                 raise ConfigError(f"{name}={getattr(self, name)}: must be {least} or more")
+        if not 0 <= self.seed < 2**63:
+            raise ConfigError(f"seed={self.seed}: must be from 0 to 2**63 - 1")
         if not 0 <= self.lr < 1:
             raise ConfigError(f"lr={self.lr}: must be in [0, 1), 1e-4 for instance")
         if not 0 <= self.eval_temperature < math.inf:
@@ -109,11 +112,15 @@ class RLConfig:
         player = Player(renderer, self.max_tokens, self.limits)
         held_out = Player(renderer, self.max_tokens, self.limits, self.eval_temperature)
         sets = {"eval": self.env} | {f"eval.{i}": env for i, env in enumerate(self.evals)}
-        sets = {name: head(env.tasks("test"), self.eval_tasks) for name, env in sets.items()}
+        sets = {name: tasks_of(env, "test", self.eval_tasks) for name, env in sets.items()}
         play = plays(self, player)
-        with self.backend.connect(run.folder) as service:
-            client = await new_training_client(service, self.model, rank=self.lora_rank, seed=self.seed)
-            run.begin(renderer=renderer_id, backend=self.backend.describe(), trackers=self.trackers)
+        with plain_errors(), self.backend.connect(run.folder) as service:
+            client = await service.create_lora_training_client(
+                self.model, rank=self.lora_rank, seed=self.seed
+            )
+            row = find("renderer", renderer_id)
+            facts = {"id": row.id, "options": row.options, "from": f"{row.dist} {row.version}"}
+            run.begin(renderer=facts, backend=self.backend.describe(), trackers=self.trackers)
             evaluations = Evaluations(sets, held_out, self.seed, run)
             await train(self, Trainer(client, self.loss), play, evaluations, run)
 
@@ -131,20 +138,21 @@ async def train(cfg: RLConfig, trainer: Trainer, play: Play, evaluations: Evalua
     try:
         sampler = await trainer.publish(run.step)
         rollouts.publish(sampler)  # starts every batch this version is meant for
-        if cfg.eval_every:
+        if cfg.eval_every and run.step % cfg.eval_every == 0:
             await evaluations.start(sampler)
         for step in range(run.step, cfg.steps):
             began = time.perf_counter()
             groups_P = await rollouts.take(step)
             sampled = time.perf_counter()
-            data_D = [d for episodes_G in groups_P for d in to_data(episodes_G, advantage(episodes_G))]
+            advantages_P = [advantage(episodes_G) for episodes_G in groups_P]
+            data_D = [d for pair in zip(groups_P, advantages_P, strict=True) for d in to_data(*pair)]
             trainer.accumulate(data_D)
             adam = cfg.adam(step)
             # Both are submitted by the calls, in this order, and only then awaited.
             update, sampler = await together([trainer.step(adam), trainer.publish(step + 1)])
             rollouts.publish(sampler)  # new weights before slow bookkeeping
             trained = time.perf_counter()
-            row = batch_metrics(groups_P, advantage) | drift(data_D, update.logprobs_D)
+            row = batch_metrics(groups_P, advantages_P) | drift(data_D, update.logprobs_D)
             row |= {f"train/{name}": value for name, value in update.metrics.items()}
             row["lr"] = adam.learning_rate
             row |= {"time/wait_for_episodes_s": sampled - began, "time/wait_for_update_s": trained - sampled}
@@ -152,11 +160,11 @@ async def train(cfg: RLConfig, trainer: Trainer, play: Play, evaluations: Evalua
             run.log(step, row)
             run.episodes(step, groups_P[: cfg.log_episodes])
             done, last = step + 1, step + 1 == cfg.steps
+            if last or (cfg.save_every and done % cfg.save_every == 0):
+                await evaluations.collect()  # what goes on from a checkpoint begins with the next evaluation
+                run.checkpoint(done, await trainer.save(f"{done:06d}"), trainer.optimizer_steps)
             if cfg.eval_every and (last or done % cfg.eval_every == 0):
                 await evaluations.start(sampler)
-            if last or (cfg.save_every and done % cfg.save_every == 0):
-                await evaluations.collect()  # a checkpoint stands after all rows of its version
-                run.checkpoint(done, await trainer.save(f"{done:06d}"), trainer.optimizer_steps)
         await evaluations.collect()
     finally:
         await together([rollouts.close(), evaluations.close()])  # no task outlives the loop
@@ -166,7 +174,7 @@ class Order:
     """Where in the data a step is: an index-keyed shuffle of each epoch, in O(1) memory."""
 
     def __init__(self, cfg: RLConfig) -> None:
-        self._tasks, self._seed, self._groups = cfg.env.tasks("train"), cfg.seed, cfg.groups_per_step
+        self._tasks, self._seed, self._groups = tasks_of(cfg.env, "train"), cfg.seed, cfg.groups_per_step
         if not len(self._tasks):
             raise ConfigError(f"{type(cfg.env).__name__} has no training tasks")
 
@@ -185,11 +193,20 @@ def plays(cfg: RLConfig, player: Player) -> Play:
     return play
 
 
-def head(tasks: Sequence[Task], n: int) -> Sequence[Task]:
-    return [tasks[i] for i in range(min(n, len(tasks)))]
+def tasks_of(env: EnvConfig, split: str, n: int | None = None) -> Sequence[Task]:
+    """The tasks of a split, or its first n. Raises `EnvError` for what is no sequence of tasks."""
+    tasks = env.tasks(split)
+    name = f"{type(env).__name__}.tasks({split!r})"
+    if not hasattr(tasks, "__getitem__") or not hasattr(tasks, "__len__"):
+        raise EnvError(f"{name} gave {type(tasks).__name__}, not a sequence (a list of Question, say)")
+    if len(tasks) and not hasattr(tasks[0], "table"):
+        raise EnvError(f"{name} holds {type(tasks[0]).__name__}, not Task; Question(...) is one")
+    return tasks if n is None else [tasks[i] for i in range(min(n, len(tasks)))]
 
 
-def batch_metrics(groups_P: Sequence[Sequence[Episode]], advantage: Advantage) -> dict[str, Any]:
+def batch_metrics(
+    groups_P: Sequence[Sequence[Episode]], advantages_P: Sequence[np.ndarray | None]
+) -> dict[str, Any]:
     """What a batch was like: rewards, verdicts, lengths, why episodes stopped, groups that teach nothing.
 
     groups/constant: share of groups whose advantages are all 0. groups/no_verdict: share dropped for
@@ -197,7 +214,6 @@ def batch_metrics(groups_P: Sequence[Sequence[Episode]], advantage: Advantage) -
     """
     episodes = [e for group in groups_P for e in group]
     row: dict[str, Any] = {"version": episodes[0].version, **summarize(episodes)}
-    advantages_P = [advantage(group) for group in groups_P]
     row["groups/no_verdict"] = _mean([a is None for a in advantages_P])
     row["groups/constant"] = _mean([a is not None and not a.any() for a in advantages_P])
     row["tokens/sampled"] = sum(len(t.tokens_T) for e in episodes for t in e.turns)

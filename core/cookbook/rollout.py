@@ -5,6 +5,8 @@ environment's messages meet a model's tokens.
 from __future__ import annotations
 
 import asyncio
+import math
+import numbers
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -47,32 +49,32 @@ class Player:
 
         Random streams are keyed by (key, table, seat, turn), so the order in which replies arrive
         changes nothing. Raises the first error of an environment or of the sampler, with every other
-        episode of the group cancelled.
+        episode of the group cancelled. Every environment that was made is closed, whatever happens.
         """
-        episodes = await together(
-            self.episode(env, seat, sampler, (*key, table, seat))
-            for table in range(size)
-            for seat, env in enumerate(task.table())
-        )
+        tables: list[list[Env]] = []
+        try:
+            for _ in range(size):
+                tables.append(list(task.table()))
+            episodes = await together(
+                self._play(env, len(envs), sampler, (*key, table, seat))
+                for table, envs in enumerate(tables)
+                for seat, env in enumerate(envs)
+            )
+        finally:
+            await together(close(env) for envs in tables for env in envs)
         score = getattr(task, "score", None)
         if score is not None:
-            for episode, extra in zip(episodes, await score(episodes), strict=True):
+            extras = await score(episodes)
+            if len(extras) != len(episodes):
+                name = type(task).__name__
+                raise EnvError(f"{name}.score gave {len(extras)} rewards for {len(episodes)} episodes")
+            for episode, extra in zip(episodes, extras, strict=True):
                 episode.reward = _add(episode.reward, extra, task)
         return episodes
 
-    async def episode(self, env: Env, seat: int, sampler: Sampler, key: Sequence[int | str]) -> Episode:
-        """One environment played to its end, and closed whatever happens."""
-        try:
-            return await self._play(env, seat, sampler, key)
-        finally:
-            close = getattr(env, "close", None)
-            if close is not None:
-                await close()
-
-    async def _play(self, env: Env, seat: int, sampler: Sampler, key: Sequence[int | str]) -> Episode:
-        start = await env.start()
-        if not isinstance(start, Start):
-            start = Start(start)
+    async def _play(self, env: Env, seats: int, sampler: Sampler, key: Sequence[int | str]) -> Episode:
+        """One episode of an environment at a table of so many seats; the last of the key is its own."""
+        start = await opening(env)
         messages: list[Message] = list(start.messages)
         prompt_T = self.renderer.build_generation_prompt(messages, tools=start.tools).token_ids
         turns: list[Turn] = []
@@ -84,8 +86,7 @@ class Player:
             turns.append(turn)
             messages.append(turn.message)
             step = await env.step(turn.message)
-            if not isinstance(step, Step):
-                raise EnvError(f"{type(env).__name__}.step gave {type(step).__name__}, not a cookbook.Step")
+            _check_step(step, env)
             reward = _add(reward, step.reward, env)
             steps.append(step)
             messages += step.messages
@@ -93,6 +94,11 @@ class Player:
                 reason = "done" if turn.stopped else "max_tokens"
                 break
             if len(turns) == self.limits.max_turns:
+                if seats > 1:  # the others may wait for this seat for ever
+                    raise EnvError(
+                        f"{type(env).__name__}: a seat of a table of {seats} reached limits.max_turns="
+                        f"{len(turns)} before its game was done; give a higher limits.max_turns"
+                    )
                 reason = "max_turns"
                 break
             prompt_T = self._next_prompt(turn, step, messages, start)
@@ -103,7 +109,7 @@ class Player:
             correct=steps[-1].correct,
             stop_reason=reason,
             version=sampler.version,
-            seat=seat,
+            seat=int(key[-1]),
             metrics={name: value for step in steps for name, value in step.metrics.items()},
         )
 
@@ -145,6 +151,45 @@ async def together(coroutines: Iterable[Coroutine[Any, Any, Any]]) -> list[Any]:
             error = error.exceptions[0]
         raise error from None
     return [task.result() for task in tasks]
+
+
+async def close(env: Env) -> None:
+    """An environment may have a `close`."""
+    method = getattr(env, "close", None)
+    if method is not None:
+        await method()
+
+
+async def opening(env: Env) -> Start:
+    """How an environment's episode begins. Raises `EnvError` for messages that aren't."""
+    start = await env.start()
+    start = start if isinstance(start, Start) else Start(start)
+    _check_messages(start.messages, f"{type(env).__name__}.start")
+    return start
+
+
+def _check_messages(messages: object, source: str) -> None:
+    form = "{'role': ..., 'content': text}"
+    if isinstance(messages, (str, dict)) or not isinstance(messages, Sequence):
+        raise EnvError(f"{source} gave {type(messages).__name__}, not a list of messages {form}")
+    for message in messages:
+        if not (
+            isinstance(message, dict) and all(isinstance(message.get(k), str) for k in ("role", "content"))
+        ):
+            raise EnvError(f"{source} gave the message {message!r}, not {form}")
+
+
+def _check_step(step: object, env: Env) -> None:
+    """The rewards are checked where they are added."""
+    source = f"{type(env).__name__}.step"
+    if not isinstance(step, Step):
+        raise EnvError(f"{source} gave {type(step).__name__}, not a cookbook.Step")
+    _check_messages(step.messages, source)
+    if step.correct not in (True, False, None):
+        raise EnvError(f"{source} gave correct={step.correct!r}: it is True, False or None for no verdict")
+    for name, value in step.metrics.items():
+        if not (isinstance(value, numbers.Real) and math.isfinite(value)):
+            raise EnvError(f"{source} gave the metric {name}={value!r}, not a finite number")
 
 
 def _add(total: float | None, reward: float | None, source: object) -> float | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import math
 import os
 import re
 import secrets
@@ -19,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from .configs import Tracker, TrackerConfig
-from .errors import ConfigError, RunExistsError, UnknownIdError
+from .errors import BackendError, ConfigError, RunExistsError
 from .types import Episode
 
 JSON_LINES = ("metrics.jsonl", "episodes.jsonl", "checkpoints.jsonl")
@@ -81,7 +82,13 @@ class Run:
         self.track(step, row)
 
     def write(self, step: int, row: Mapping[str, Any]) -> None:
-        """A row for the files alone, whose order must not depend on what was fast."""
+        """A row for the files alone, whose order must not depend on what was fast.
+
+        Raises `BackendError` for a number that isn't finite: training went astray.
+        """
+        astray = [k for k, v in row.items() if isinstance(v, float) and not math.isfinite(v)]
+        if astray:
+            raise BackendError(f"step {step}: {', '.join(astray)} not finite; a smaller lr may help")
         self._append("metrics.jsonl", {"step": step, **row})
         evaluated = any(name.startswith("eval") for name in row)  # of a version, which may be an old one
         self.record["last_step"] = max(self.record["last_step"], step if evaluated else step + 1)
@@ -143,26 +150,19 @@ def _plain(value: Any) -> Any:
     raise TypeError(f"{type(value).__name__} can't be written as JSON")
 
 
-def find_run(name: str) -> Path:
-    """A run's folder by its name, a prefix of it that only one run has, or `last`."""
-    folders = list_runs()
-    if name == "last" and folders:
-        return folders[-1]
-    matches = [f for f in folders if f.name == name] or [f for f in folders if f.name.startswith(name)]
-    if len(matches) != 1:
-        what = f"{len(matches)} runs begin with" if matches else "there is no run"
-        raise UnknownIdError(f"{what} {name!r} in {runs_dir()}; `cookbook runs` lists them")
-    return matches[0]
-
-
 def list_runs() -> list[Path]:
-    """All runs, the oldest first."""
-    records = runs_dir().glob("*/record.json")
-    return [path.parent for path in sorted(records, key=lambda p: (read_record(p.parent)["started"], p))]
+    """All runs, the oldest first; those whose record can't be read come before them."""
+    folders = [path.parent for path in runs_dir().glob("*/record.json")]
+    return sorted(folders, key=lambda folder: (read_record(folder)["started"], folder))
 
 
 def read_record(folder: Path) -> dict[str, Any]:
-    return json.loads((folder / "record.json").read_text(encoding="utf-8"))
+    """The record of a run; of one that was damaged, just the keys that every record has."""
+    blank = {"status": "unreadable", "started": "", "last_step": ""}
+    try:
+        return blank | json.loads((folder / "record.json").read_text(encoding="utf-8"))
+    except (ValueError, TypeError):
+        return blank
 
 
 def read_rows(folder: Path, name: str = "metrics.jsonl") -> list[dict[str, Any]]:

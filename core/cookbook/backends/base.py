@@ -5,7 +5,8 @@ A backend's `connect` gives a service client with tinker's methods and types; no
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Coroutine, Sequence
+from collections.abc import Awaitable, Coroutine, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -54,15 +55,17 @@ class Update:
     logprobs_D: list[np.ndarray]
 
 
-async def new_training_client(service: Any, model: str, *, rank: int, seed: int) -> TrainingClient:
-    """A LoRA on `model`. Raises `BackendError` without a key, for an unknown model, or no answer."""
+@contextmanager
+def plain_errors() -> Iterator[None]:
+    """What the SDK raises (no key, an unknown model, a session that expired) as one-line `BackendError`s."""
     try:
-        return await service.create_lora_training_client(model, rank=rank, seed=seed)
+        yield
     except tinker.TinkerError as e:
-        reason = str(e).strip().splitlines()[0]
+        reason = " ".join(str(e).split())
         if "api_key" in reason:
             reason = "the Tinker service needs a key: set TINKER_API_KEY, or run `tinker auth login`"
-        raise BackendError(f"{reason}; with --local this machine trains, without a key") from None
+            raise BackendError(f"{reason}; with --local this machine trains, without a key") from None
+        raise BackendError(f"the Tinker service: {type(e).__name__}: {reason}") from e
 
 
 class Trainer:

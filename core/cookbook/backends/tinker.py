@@ -8,6 +8,7 @@ from typing import Any
 import chz
 
 from ..configs import BackendConfig
+from ..errors import ConfigError
 from ..rendering import Tokenizer, load_tokenizer
 
 
@@ -19,6 +20,11 @@ class TinkerBackend(BackendConfig):
         default=None, doc="another server with the same API; TINKER_BASE_URL does the same"
     )
 
+    @chz.validate
+    def _check(self) -> None:
+        if self.base_url is not None and not self.base_url.startswith(("http://", "https://")):
+            raise ConfigError(f"base_url={self.base_url!r}: must begin with http:// or https://")
+
     def connect(self, run_dir: Path) -> Any:
         """A `tinker.ServiceClient`; whether it has a key and reaches its server shows at its first use."""
         import tinker
@@ -26,4 +32,8 @@ class TinkerBackend(BackendConfig):
         return tinker.ServiceClient(base_url=self.base_url, user_metadata={"run": run_dir.name})
 
     def tokenizer(self, model: str) -> Tokenizer:
-        return load_tokenizer(model)
+        """From the hub, under the name that the service takes it from: a variant, `org/model/variant`,
+        has its model's; Llama 3's own is gated, the service's copy isn't."""
+        if model.startswith("meta-llama/Llama-3"):
+            return load_tokenizer("thinkingmachineslabinc/meta-llama-3-instruct-tokenizer")
+        return load_tokenizer(model.rsplit("/", 1)[0] if model.count("/") == 2 else model)

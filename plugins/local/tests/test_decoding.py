@@ -278,14 +278,36 @@ def test_two_versions_alive_at_once_give_each_its_own_results(model, new_decoder
     assert [bits(asked) for _, asked in pair] == alone
 
 
-def test_forgetting_prompts_changes_nothing(model, new_decoder):
+def test_forgetting_prompts_changes_nothing(model, new_decoder, monkeypatch):
+    monkeypatch.setattr(decoding, "_PROMPT_TOKENS_KEPT", 40)
     decoder, prompts = new_decoder(), [tokens(4, i) for i in range(70)]
-    first = finish(decoder, *[request(model, p, 1, max_tokens=3) for p in prompts])
-    kept = [tuple(p) for p in prompts[-64:]]
-    assert list(decoder._prompts) == kept
+    requests = [request(model, p, 1, max_tokens=3) for p in prompts]
+    for r in requests:
+        decoder.add(r)
+    decoder.step()
+    assert list(decoder._prompts) == [tuple(p) for p in prompts[-10:]]
+    while decoder.busy:
+        decoder.step()
     again = [finish(decoder, request(model, p, 1, max_tokens=3))[0] for p in prompts]
-    assert again == first
-    assert list(decoder._prompts) == kept
+    assert again == [bits(r) for r in requests]
+
+
+def test_an_idle_decoder_keeps_neither_cache_nor_prompts(model, new_decoder):
+    decoder = new_decoder()
+    finish(decoder, *[request(model, tokens(30, i), 2, max_tokens=3) for i in range(5)])
+    assert decoder._cache.numel() == 0 and not decoder._prompts
+
+
+def test_a_prefill_that_breaks_is_heard_by_every_request(model, new_decoder, monkeypatch):
+    decoder = new_decoder()
+    waiting = [request(model, tokens(4, i), max_tokens=3) for i in range(3)]
+    monkeypatch.setattr(decoder, "_prefill", lambda prompts: 1 / 0)
+    for r in waiting:
+        decoder.add(r)
+    with pytest.raises(ZeroDivisionError) as caught:
+        decoder.step()
+    decoder.abandon(caught.value)
+    assert all(r.future.exception(timeout=0) is caught.value for r in waiting) and not decoder.busy
 
 
 def test_a_request_that_breaks_a_step_takes_only_the_unanswered_ones_with_it(model, tokenizer):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 from pathlib import Path
@@ -31,11 +32,13 @@ class TorchBackend(BackendConfig):
 
     @chz.validate
     def _check(self) -> None:
-        if self.threads < 0 or self.token_budget < 1:
-            raise ConfigError(
-                f"backend.threads={self.threads} must be 0 or more, backend.token_budget="
-                f"{self.token_budget} 1 or more"
-            )
+        cores = os.cpu_count() or 1
+        if not 0 <= self.threads <= cores:
+            raise ConfigError(f"threads={self.threads}: must be from 0 to {cores}, the cores there are")
+        if self.token_budget < 1:
+            raise ConfigError(f"token_budget={self.token_budget}: must be 1 or more")
+        if not 0 < self.lora_alpha < math.inf:
+            raise ConfigError(f"lora_alpha={self.lora_alpha}: must be more than 0, and finite")
 
     def tokenizer(self, model: str) -> Tokenizer:
         return load_tokenizer(find_model(model))

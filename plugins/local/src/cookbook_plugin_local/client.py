@@ -12,7 +12,7 @@ import tinker
 import torch
 from tinker.lib.public_interfaces.api_future import APIFuture, AwaitableConcurrentFuture
 
-from cookbook.errors import BackendError
+from cookbook.errors import BackendError, ConfigError
 from cookbook.rendering import Tokenizer, load_tokenizer
 
 from .decoding import Decoder, new_request
@@ -52,6 +52,10 @@ class ServiceClient:
             if folder not in self._models:
                 self._models[folder] = Llama(folder, self._options.dtype), load_tokenizer(folder)
             model, tokenizer = self._models[folder]
+            if not 1 <= rank <= model.shape.hidden:
+                raise ConfigError(
+                    f"lora_rank={rank}: must be from 1 to the model's width, {model.shape.hidden}"
+                )
             first = seed if seed is not None else torch.seed() & 0x7FFFFFFF
             learner = Learner(
                 model, Lora.fresh(model.shape, rank, self._options.alpha, first), self._options.token_budget

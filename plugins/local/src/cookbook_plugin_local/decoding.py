@@ -22,7 +22,7 @@ from .llama import Llama, LlamaShape, Lora
 
 _CHUNK = 32  # cache lengths grow by this many tokens
 _BLOCK = 256  # vocabulary entries in a block of the two-level inverse CDF
-_PROMPTS_KEPT = 64
+_PROMPT_TOKENS_KEPT = 16384
 _PREFILL_TOKENS = 4096  # in one pass, unless a single prompt is longer: bounds memory, changes no bits
 # Rows of every product while decoding, and while prefilling. Fewer would make a single request faster,
 # more would make large batches faster; see `Llama.hidden` for why they are fixed.
@@ -100,10 +100,11 @@ class Decoder:
     def step(self) -> None:
         """Lets cancelled requests go and new ones in, then samples one token for every row."""
         self._keep([i for i, row in enumerate(self._rows) if not row.request.future.cancelled()])
-        waiting, self._waiting = [r for r in self._waiting if not r.future.cancelled()], []
+        self._waiting = [r for r in self._waiting if not r.future.cancelled()]
         logits = [self._decode()] if self._rows else []
-        if waiting:
-            logits.append(self._join(waiting))
+        if self._waiting:
+            logits.append(self._join(self._waiting))
+            self._waiting = []  # only now: until they have rows, `abandon` must find them here
         if self._rows:
             self._sample(torch.cat(logits) if len(logits) > 1 else logits[0])
 
@@ -128,7 +129,7 @@ class Decoder:
                 generator = np.random.Generator(np.random.Philox(key=key))
                 self._rows.append(_Row(request, sample, generator.random(request.max_tokens)))
                 logits.append(prefill.logits)
-        while len(self._prompts) > _PROMPTS_KEPT:
+        while sum(map(len, self._prompts)) > _PROMPT_TOKENS_KEPT:
             self._prompts.popitem(last=False)
         return torch.stack(logits)
 
@@ -201,6 +202,7 @@ class Decoder:
         self._keep([i for i, row in enumerate(self._rows) if not self._ended(row)])
         if not self._rows:
             self._cache = self._cache[:, :, :0, :, :0].clone()  # an idle snapshot keeps no memory
+            self._prompts.clear()
 
     def _ended(self, row: _Row) -> bool:
         request = row.request

@@ -45,6 +45,7 @@ class Engine:
     def submit(self, job: Callable[[], T]) -> Future[T]:
         """Queues a job. Its future carries what it returns or raises."""
         future: Future[T] = Future()
+        future.set_running_or_notify_cancel()  # what was submitted is done, whoever stops waiting for it
         self._put(_Job(job, future))
         return future
 
@@ -95,8 +96,6 @@ class Engine:
 
 
 def _carry_out(job: _Job) -> None:
-    if not job.future.set_running_or_notify_cancel():
-        return
     try:
         job.future.set_result(job.run())
     except Exception as e:  # likewise: it is raised where the future is awaited
@@ -108,5 +107,5 @@ def _abandon(busy: list[Decoder], items: list[_Job | _Sampling | None]) -> None:
     for decoder in busy:
         decoder.abandon(error)
     for item in items:
-        if item is not None and item.future.set_running_or_notify_cancel():
+        if item is not None and (item.future.running() or item.future.set_running_or_notify_cancel()):
             item.future.set_exception(error)

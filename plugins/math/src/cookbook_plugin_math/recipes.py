@@ -17,11 +17,12 @@ def arithmetic() -> chz.Blueprint:
         backend="local/torch",
         model="SmolLM2-135M-Instruct",
         renderer="core/chatml",
-        steps=40,
+        steps=50,
         groups_per_step=16,
         group_size=8,
         max_tokens=8,
         lr=3e-4,
         lora_rank=16,
+        eval_every=25,
         eval_tasks=200,
     )
