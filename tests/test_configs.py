@@ -178,7 +178,9 @@ def test_help_comes_where_a_value_is_missing_or_unknown_and_is_refused_where_one
     text = help_text(words.Job, [("recipe", {}), from_argv(["evals.0=words/strict", "stepz=1"])])
     assert "evals.0.level" in text
     assert text.startswith("  env ")
-    with pytest.raises(ConfigError, match=r"^steps: Could not cast 'many' to int$"):
+    with pytest.raises(
+        ConfigError, match=r"^steps: Could not cast 'many' to int \(--help lists the options\)$"
+    ):
         help_text(words.Job, layers(["steps=many"]))
 
 

@@ -96,8 +96,19 @@ def test_one_step_is_no_table():
     text = shown(lambda console: console.log(0, ROW))
     assert text.splitlines() == [
         "step 1/2  reward 0.250  correct 0.500  reply 3.000  constant 1.000",
+        "no step had a gradient: in every group all rewards were equal",
         "run runs/x",
     ]
+
+
+def test_evaluations_are_compared_at_the_end():
+    text = shown(lambda console: [log_one(console, v) for v in (0, 7)])
+    assert text.splitlines()[-1] == "eval: correct 0.000 at version 0, 0.700 at version 7"
+
+
+def log_one(console, version):
+    row = {"correct": version / 10, "correct_se": 0.1, "undecided": 0, "n": 5}
+    console.log(version, {"version": version} | {f"eval/{k}": v for k, v in row.items()})
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from cookbook import cli, hookspecs
+from cookbook.runs import read_rows
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -18,20 +19,20 @@ def blocks(language):
     return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
 
 
-def test_the_readmes_environment_has_fifteen_lines_of_its_own_and_plays(
-    tmp_path, monkeypatch, capsys, tiny_model
-):
-    code = blocks("python")[0]
-    assert len([line for line in code.splitlines() if line.strip()]) <= 15
-    (tmp_path / "my_envs.py").write_text(code)
+def test_the_readmes_environments_play(tmp_path, monkeypatch, capsys, tiny_model):
+    one_turn, several_turns, *_ = blocks("python")
+    assert len([line for line in one_turn.splitlines() if line.strip()]) <= 15
+    (tmp_path / "my_envs.py").write_text(one_turn + several_turns)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COOKBOOK_RUNS", str(tmp_path / "runs"))
-    run = ["run", "core/rl", "env=my_envs:Backwards", "env.letters=2"]
-    run += ["backend=local/torch", "backend.dtype=float32"]
-    run += [f"model={tiny_model}", "renderer=core/chatml"]
-    assert cli.main([*run, "--dry-run"]) == 0
-    assert "'S'" in capsys.readouterr().out
-    assert cli.main([*run, "steps=1", "max_tokens=8", "--name", "x"]) == 0
+    here = ["backend=local/torch", "backend.dtype=float32", f"model={tiny_model}", "renderer=core/chatml"]
+    brief = ["run", "core/rl", "env=my_envs:Brief", "env.letters=8", *here]
+    assert cli.main([*brief, "--dry-run"]) == 0
+    assert "'N'" in capsys.readouterr().out
+    assert cli.main([*brief, "steps=1", "max_tokens=8", "--name", "x"]) == 0
+    guessing = ["run", "core/rl", "env=my_envs:Guessing", "limits.max_turns=3", *here]
+    assert cli.main([*guessing, "steps=1", "max_tokens=8", "--name", "y"]) == 0
+    assert "stop/max_turns" in read_rows(tmp_path / "runs" / "y")[0]
 
 
 @pytest.mark.parametrize(

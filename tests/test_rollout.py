@@ -135,6 +135,7 @@ def test_a_reward_that_is_no_finite_number_names_the_env(player, fake_client, re
         (([], 1.0, True, {}), "Gym.step gave tuple, not a cookbook.Step"),
         (Step(1.0, True, correct="yes"), "Gym.step gave correct='yes'"),
         (Step(1.0, True, metrics={"speed": float("nan")}), "Gym.step gave the metric speed=nan"),
+        (Step(1.0, False), "Gym.step goes on (done=False) without a message to reply to"),
         (Step(1.0, False, "again?"), "Gym.step gave str, not a list of messages"),
         (Step(1.0, False, [{"role": "user"}]), "Gym.step gave the message {'role': 'user'}, not"),
     ],
@@ -147,6 +148,26 @@ def test_a_step_that_is_not_as_it_should_be_names_the_env(player, fake_client, a
     with pytest.raises(EnvError) as e:
         play(player, Tables(lambda: [Gym()]), fake_client())
     assert str(e.value).startswith(line) and "\n" not in str(e.value)
+
+
+def test_a_plain_function_where_an_async_one_belongs_names_the_env(player, fake_client):
+    class Gym(Letters):
+        def step(self, reply):
+            return Step(1.0, True)
+
+    with pytest.raises(EnvError, match=r"Gym\.step is a plain function; write `async def step`"):
+        play(player, Tables(lambda: [Gym()]), fake_client())
+
+
+def test_a_grader_that_is_a_class_or_gives_no_grade_is_named(player, fake_client):
+    class Right:
+        def grade(self, prompt, reply, reference):
+            return True
+
+    with pytest.raises(EnvError, match=r"Question\(grader=Right\) is a class; write Right\(\)"):
+        play(player, Question("?", None, Right), fake_client())
+    with pytest.raises(EnvError, match=r"Right\.grade gave True, not a cookbook\.Grade"):
+        play(player, Question("?", None, Right()), fake_client())
 
 
 @pytest.mark.parametrize("start", ["a letter?", {"role": "user", "content": "?"}, None, [None], Start("?")])

@@ -123,6 +123,9 @@ def _list(argv: list[str]) -> int:
     broken = [p.namespace for p in registry.default().plugins if p.status == "broken"]
     if broken:
         print(f"not loaded: {', '.join(broken)}; `cookbook plugins` says why", file=sys.stderr)
+    warned = [p.namespace for p in registry.default().plugins if p.status == "ok" and p.problems]
+    if warned:
+        print(f"with warnings: {', '.join(warned)}; `cookbook plugins` shows them", file=sys.stderr)
     return 0
 
 
@@ -251,10 +254,10 @@ def _train(row: Row, argv: list[str], settled: Settled, name: str | None) -> int
     try:
         interrupt.run(settled.config.run(run))
     except BaseException as e:
-        interrupted = isinstance(e, KeyboardInterrupt)
-        run.end(
-            "interrupted" if interrupted else "failed", error=" ".join(f"{type(e).__name__}: {e}".split())
-        )
+        if isinstance(e, KeyboardInterrupt):
+            run.end("interrupted")
+        else:
+            run.end("failed", error=" ".join(f"{type(e).__name__}: {e}".split()))
         raise
     run.end("done")
     return 0

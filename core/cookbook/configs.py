@@ -164,6 +164,8 @@ def _import(kind: str, target: str) -> Any:
     try:
         return functools.reduce(getattr, attr.split("."), importlib.import_module(module))
     except (ImportError, AttributeError) as e:
+        if module.endswith(".py"):
+            raise PluginError(f"{kind}={target}: leave out .py, {kind}={module[:-3]}:{attr}") from None
         raise PluginError(
             f"{kind}={target}: {e}; it must be importable from {Path.cwd()} or be installed, "
             f"and `cookbook list {kind}` shows the registered ones"
@@ -379,7 +381,7 @@ def _one_line(text: str) -> str:
     """chz explains itself over several lines; one says it."""
     cast = re.search(r"provided for param '([^']*)'.*?as a value:\n([^\n]*)", text, re.S)
     if cast:
-        return f"{cast[1]}: {cast[2]}"
+        return f"{cast[1]}: {cast[2]} (--help lists the options)"
     extra = re.match(r"Extraneous argument '([^']*)'", text)
     if extra:
         near = re.search(r"(?:Did you mean|maybe you meant) '([^']*)'", text)

@@ -32,6 +32,7 @@ class Console(Tracker):
         self._console = console or _Terminal(highlight=False, soft_wrap=True)
         self._run, self._steps = run, steps
         self._rows: list[dict[str, Any]] = []
+        self._evaluated: dict[str, list[tuple[int, float]]] = {}
         self._last_episode: tuple[int, Episode] | None = None
         self._progress: Progress | None = None
 
@@ -50,6 +51,8 @@ class Console(Tracker):
     def log(self, step: int, row: Mapping[str, Any]) -> None:
         evaluated = {k.split("/")[0] for k in row if k.startswith("eval")}
         for prefix in sorted(evaluated):
+            if f"{prefix}/correct" in row:
+                self._evaluated.setdefault(prefix, []).append((step, row[f"{prefix}/correct"]))
             self._say(f"{prefix} of version {step}: {_evaluation(row, prefix)}")
         if evaluated:
             return
@@ -73,6 +76,12 @@ class Console(Tracker):
                 self._say(f"  {message['role']}: {message['content']!r}")
         if len(self._rows) > 1:
             self._console.print(self._table())
+        for prefix, found in self._evaluated.items():
+            (first, before), (last, after) = found[0], found[-1]
+            if first != last:
+                self._say(f"{prefix}: correct {before:.3f} at version {first}, {after:.3f} at version {last}")
+        if self._rows and not any("train/loss" in row for row in self._rows):
+            self._say("no step had a gradient: in every group all rewards were equal")
         if self._rows:
             self._say(f"run {self._run.folder}")
 

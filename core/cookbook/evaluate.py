@@ -27,13 +27,13 @@ def summarize(episodes: Sequence[Episode]) -> dict[str, float]:
     """
     verdicts = [e.correct for e in episodes if e.correct is not None]
     rewards = [e.reward for e in episodes if e.reward is not None]
-    row: dict[str, float] = {"n": len(episodes), "undecided": len(episodes) - len(verdicts)}
+    row: dict[str, float] = {}
+    if rewards:
+        row["reward"] = sum(rewards) / len(rewards)
     if verdicts:
         p = sum(verdicts) / len(verdicts)
         row |= {"correct": p, "correct_se": math.sqrt(p * (1 - p) / len(verdicts))}
-    if rewards:
-        row["reward"] = sum(rewards) / len(rewards)
-    return row
+    return row | {"undecided": len(episodes) - len(verdicts), "n": len(episodes)}
 
 
 class Evaluations:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import sys
 from collections.abc import Coroutine
 from typing import Any
 
@@ -34,6 +35,8 @@ async def _watch(coroutine: Coroutine[Any, Any, None]) -> BaseException | None:
     def press(signum: int, frame: Any) -> None:
         nonlocal presses
         presses += 1
+        if presses == 1:
+            print("cookbook: stopping; once more to wait for nothing", file=sys.stderr, flush=True)
         if presses > heard + 1:  # the loop hasn't come round since the last one: a call blocks it
             raise KeyboardInterrupt
         loop.call_soon_threadsafe(hear)

@@ -108,21 +108,21 @@ class RLConfig:
 
     async def run(self, run: Run) -> None:
         """Trains. Writes nothing before everything that it needs has been found."""
-        renderer_id, renderer = self.render()
-        player = Player(renderer, self.max_tokens, self.limits)
-        held_out = Player(renderer, self.max_tokens, self.limits, self.eval_temperature)
         sets = {"eval": self.env} | {f"eval.{i}": env for i, env in enumerate(self.evals)}
         sets = {name: tasks_of(env, "test", self.eval_tasks) for name, env in sets.items()}
-        play = plays(self, player)
+        order = Order(self)
         with plain_errors(), self.backend.connect(run.folder) as service:
             client = await service.create_lora_training_client(
                 self.model, rank=self.lora_rank, seed=self.seed
             )
+            renderer_id, renderer = self.render()
+            player = Player(renderer, self.max_tokens, self.limits)
+            held_out = Player(renderer, self.max_tokens, self.limits, self.eval_temperature)
             row = find("renderer", renderer_id)
             facts = {"id": row.id, "options": row.options, "from": f"{row.dist} {row.version}"}
             run.begin(renderer=facts, backend=self.backend.describe(), trackers=self.trackers)
             evaluations = Evaluations(sets, held_out, self.seed, run)
-            await train(self, Trainer(client, self.loss), play, evaluations, run)
+            await train(self, Trainer(client, self.loss), plays(self, order, player), evaluations, run)
 
     async def dry_run(self) -> str:
         """The first batch as it would be sampled, and what a step costs; trains nothing."""
@@ -183,9 +183,8 @@ class Order:
         return self._tasks[shuffled(at, len(self._tasks), self._seed, "order", epoch)]
 
 
-def plays(cfg: RLConfig, player: Player) -> Play:
+def plays(cfg: RLConfig, order: Order, player: Player) -> Play:
     """How group `group` of step `step` is played: its task, and random streams keyed by its place."""
-    order = Order(cfg)
 
     async def play(step: int, group: int, sampler: Sampler) -> list[Episode]:
         return await player.group(order.task(step, group), cfg.group_size, sampler, (cfg.seed, step, group))

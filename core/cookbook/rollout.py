@@ -5,6 +5,7 @@ environment's messages meet a model's tokens.
 from __future__ import annotations
 
 import asyncio
+import inspect
 import math
 import numbers
 from collections.abc import Callable, Coroutine, Iterable, Sequence
@@ -85,7 +86,7 @@ class Player:
             turn = await self._turn(prompt_T, sampler, (*key, len(turns)))
             turns.append(turn)
             messages.append(turn.message)
-            step = await env.step(turn.message)
+            step = await _asked(env, "step", turn.message)
             _check_step(step, env)
             reward = _add(reward, step.reward, env)
             steps.append(step)
@@ -162,10 +163,17 @@ async def close(env: Env) -> None:
 
 async def opening(env: Env) -> Start:
     """How an environment's episode begins. Raises `EnvError` for messages that aren't."""
-    start = await env.start()
+    start = await _asked(env, "start")
     start = start if isinstance(start, Start) else Start(start)
     _check_messages(start.messages, f"{type(env).__name__}.start")
     return start
+
+
+async def _asked(env: Env, method: str, *args: Any) -> Any:
+    answer = getattr(env, method)(*args)
+    if not inspect.isawaitable(answer):
+        raise EnvError(f"{type(env).__name__}.{method} is a plain function; write `async def {method}`")
+    return await answer
 
 
 def _check_messages(messages: object, source: str) -> None:
@@ -185,6 +193,8 @@ def _check_step(step: object, env: Env) -> None:
     if not isinstance(step, Step):
         raise EnvError(f"{source} gave {type(step).__name__}, not a cookbook.Step")
     _check_messages(step.messages, source)
+    if not step.done and not step.messages:
+        raise EnvError(f"{source} goes on (done=False) without a message to reply to; give messages=[...]")
     if step.correct not in (True, False, None):
         raise EnvError(f"{source} gave correct={step.correct!r}: it is True, False or None for no verdict")
     for name, value in step.metrics.items():

@@ -163,6 +163,10 @@ class _QuestionEnv:
         prompt = question.prompt
         self.prompt = [Message(role="user", content=prompt)] if isinstance(prompt, str) else list(prompt)
         self.grader = _grader(question.grader) if isinstance(question.grader, str) else question.grader
+        if isinstance(self.grader, type):
+            raise EnvError(
+                f"Question(grader={self.grader.__name__}) is a class; write {self.grader.__name__}()"
+            )
 
     async def start(self) -> Sequence[Message]:
         return self.prompt
