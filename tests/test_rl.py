@@ -262,14 +262,14 @@ def test_no_task_survives_a_cancellation_during_sample(tiny_model, tmp_path, fak
 
 
 BLOCKED = """
-import time
+import threading
 from hanging import *
 
 @chz.chz
 class Env(Env):
     def tasks(self, split):
         print("sampling", flush=True)  # the word that the test waits for
-        time.sleep(3600)
+        threading.Event().wait()
 """
 HANGING = """
 import asyncio, chz, sys
@@ -282,7 +282,7 @@ class Never:
     async def step(self, reply): return Step(0.0, True)
     async def close(self):
         print("closing", flush=True)
-        if STUBBORN: await asyncio.sleep(3600)
+        if STUBBORN: await asyncio.Event().wait()
 
 @chz.chz
 class Env(EnvConfig):

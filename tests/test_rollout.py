@@ -159,6 +159,15 @@ def test_a_plain_function_where_an_async_one_belongs_names_the_env(player, fake_
         play(player, Tables(lambda: [Gym()]), fake_client())
 
 
+def test_a_close_that_is_a_plain_function_names_the_env(player, fake_client):
+    class Gym(Letters):
+        def close(self):
+            return None
+
+    with pytest.raises(EnvError, match=r"Gym\.close is a plain function; write `async def close`"):
+        play(player, Tables(lambda: [Gym()]), fake_client())
+
+
 def test_a_grader_that_is_a_class_or_gives_no_grade_is_named(player, fake_client):
     class Right:
         def grade(self, prompt, reply, reference):

@@ -156,9 +156,8 @@ async def together(coroutines: Iterable[Coroutine[Any, Any, Any]]) -> list[Any]:
 
 async def close(env: Env) -> None:
     """An environment may have a `close`."""
-    method = getattr(env, "close", None)
-    if method is not None:
-        await method()
+    if hasattr(env, "close"):
+        await _asked(env, "close")
 
 
 async def opening(env: Env) -> Start:

@@ -20,17 +20,10 @@ _TEMPLATE = (
 )
 
 
-def make_tiny_llama(
-    folder: Path,
-    *,
-    seed: int = 0,
-    layers: int = 2,
-    hidden: int = 64,
-    heads: int = 4,
-    kv_heads: int = 2,
-    intermediate: int = 128,
-) -> Path:
+def make_tiny_llama(folder: Path, *, seed: int = 0, layers: int = 2, hidden: int = 64) -> Path:
     """Write a Llama with random weights to `folder` in Hugging Face format, and return `folder`.
+
+    It has 4 query heads on 2 key heads. hidden: its width, a multiple of 8.
 
     Its tokenizer has CONTROL, then one token a byte, and no merges; it speaks ChatML. The vocabulary is
     padded to a multiple of 32, so the model can sample a few ids that no text has.
@@ -40,11 +33,11 @@ def make_tiny_llama(
     tokens = [*CONTROL, *sorted(ByteLevel.alphabet())]
     config = llama_config(
         hidden_size=hidden,
-        intermediate_size=intermediate,
+        intermediate_size=2 * hidden,
         num_hidden_layers=layers,
-        num_attention_heads=heads,
-        num_key_value_heads=kv_heads,
-        head_dim=hidden // heads,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=hidden // 4,
         vocab_size=-(-len(tokens) // 32) * 32,
         max_position_embeddings=2048,
         rms_norm_eps=1e-5,
