@@ -1,10 +1,12 @@
 """The command line, in this process wherever that is as good."""
 
 import contextlib
+import fcntl
 import importlib
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -17,6 +19,8 @@ import pytest
 import cookbook
 from cookbook import registry
 from cookbook.cli import COMMANDS, main
+from cookbook.configs import settle
+from cookbook.provenance import drift, provenance
 from cookbook.registry import Registry
 from cookbook.runs import Run, read_record, read_rows
 
@@ -222,7 +226,7 @@ BAD_RUNS = {  # what is typed after `run`: what is answered
     ("core/rl", *SMALL, "MODEL", "eval_temperature=-1"): "eval_temperature=-1.0: must be",
     ("core/rl", *SMALL, "MODEL", "advantage=best"): "advantage='best': must be one of mean",
     ("core/rl", *SMALL, "MODEL", "loss=least"): "loss: Could not cast 'least'",
-    ("core/rl", *SMALL, "MODEL", "limits.max_turns=0"): "an episode has at least 1 turn",
+    ("core/rl", *SMALL, "MODEL", "limits.max_turns=0"): "limits.max_turns=0: must be more than 0",
     ("core/rl", *SMALL, "MODEL", "backend.threads=-1"): "threads=-1: must be from 0 to",
     ("core/rl", *SMALL, "MODEL", "trackers.0=math/integer"): "there is no tracker math/integer",
     ("core/rl", *SMALL, "MODEL", "--name", "../x"): "--name '../x': must be letters",
@@ -313,15 +317,12 @@ def test_a_record_says_all_that_a_run_came_from(finished, tiny_model):
 
 
 def test_a_run_has_a_row_a_step_and_a_row_an_evaluation(finished):
-    rows = read_rows(finished.here / "runs" / "x")
-    steps = [row for row in rows if "reward" in row]
+    steps = read_rows(finished.here / "runs" / "x")
     assert [(row["step"], row["version"], row["n"]) for row in steps] == [(0, 0, 4), (1, 1, 4)]
-    evals = [row for row in rows if "eval/correct" in row]
-    assert [(row["step"], row["version"], row["eval/n"], row["eval.0/n"]) for row in evals] == [
-        (0, 0, 2, 2),
-        (2, 2, 2, 2),
-    ]
-    assert len(steps) + len(evals) == len(rows)
+    assert all("reward" in row and "eval/n" not in row for row in steps)
+    evals = read_rows(finished.here / "runs" / "x", "evaluations.jsonl")
+    assert [(row["version"], row["eval/n"], row["eval.0/n"]) for row in evals] == [(0, 2, 2), (2, 2, 2)]
+    assert all("eval/correct" in row and "reward" not in row for row in evals)
 
 
 def test_a_run_keeps_transcripts_with_their_tokens(finished, tokenizer):
@@ -344,10 +345,9 @@ def test_a_checkpoint_row_says_where_the_other_files_stood(finished):
     folder = finished.here / "runs" / "x"
     (row,) = read_rows(folder, "checkpoints.jsonl")
     assert (row["step"], row["path"]) == (2, "tinker://x/weights/000002")
-    before = (folder / "metrics.jsonl").read_bytes()[: row["offsets"]["metrics.jsonl"]].splitlines()
     # The rows of both steps and of the first evaluation; the last evaluation begins after the checkpoint.
-    assert len(before) == len(read_rows(folder)) - 1 == 3
-    assert row["offsets"]["episodes.jsonl"] == (folder / "episodes.jsonl").stat().st_size
+    assert row["rows"] == {"metrics.jsonl": 2, "evaluations.jsonl": 1, "episodes.jsonl": 4}
+    assert [len(read_rows(folder, name)) for name in row["rows"]] == [2, 2, 4]
     assert (folder / "weights" / "000002").is_dir()
 
 
@@ -355,7 +355,7 @@ def test_runs_lists_a_finished_run(finished, cook, monkeypatch):
     monkeypatch.setenv("COOKBOOK_RUNS", str(finished.here / "runs"))
     done = cook("runs")
     assert (done.code, done.err) == (0, "")
-    assert done.lines[0].split() == ["run", "status", "step", "correct", "reward"]
+    assert done.lines[0].split() == ["run", "status", "step", "correct", "reward", "nll"]
     assert done.lines[1].split()[:3] == ["x", "done", "2"]
 
 
@@ -379,17 +379,106 @@ def test_runs_lists_what_failed_or_was_killed_too(cook):
         run = Run(Path("runs") / name, {}, now=lambda at=at: at)
         run.begin()
         run.log(0, {"reward": 0.5, "correct": 0.25})
-        run.write(1, {"eval/n": 1})
+        run.evaluation(1, {"eval/n": 1})
         if name == "failed":
             run.end("failed")
         else:
             with (run.folder / "metrics.jsonl").open("a") as file:
                 file.write('{"step": 1, "rew')
+            assert cook("runs").lines[1].split()[:2] == ["killed", "running"]
+            os.close(run._lock)  # as the system does when a process ends, however it ends
     cells = [line.split() for line in cook("runs").lines[1:]]
     assert cells == [
-        ["killed", "running", "0", "0.250", "0.500"],
+        ["killed", "killed", "1", "0.250", "0.500"],
         ["failed", "failed", "1", "0.250", "0.500"],
     ]
+
+
+@pytest.fixture
+def runs(finished, monkeypatch):
+    monkeypatch.setenv("COOKBOOK_RUNS", str(finished.here / "runs"))
+    return finished.here / "runs"
+
+
+def refused(done, line):
+    assert (done.code, done.out, len(done.err.splitlines())) == (2, "", 1)
+    assert done.err.startswith("cookbook: ") and line in done.err
+
+
+def test_a_run_that_is_done_is_not_resumed_and_the_line_says_what_to_do(cook, runs):
+    done = cook("resume", "last")
+    refused(done, "x is done; `cookbook run --from x load=x` trains its weights further")
+
+
+def test_a_run_that_runs_elsewhere_is_not_resumed(cook, home, finished):
+    shutil.copytree(finished.here / "runs" / "x", home / "runs" / "y")
+    record = json.loads((home / "runs" / "y" / "record.json").read_text())
+    (home / "runs" / "y" / "record.json").write_text(json.dumps(record | {"status": "running"}))
+    with (home / "runs" / "y" / "lock").open() as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        refused(cook("resume", "y"), "y is being run by another process; wait for it, or stop it")
+        assert cook("runs").lines[1].split()[:2] == ["y", "running"]
+    assert cook("runs").lines[1].split()[:2] == ["y", "killed"]
+
+
+@pytest.mark.parametrize(
+    ("argv", "line"),
+    [
+        (["resume"], "takes one run and no options"),
+        (["resume", "x", "lr=1e-3"], "takes one run and no options"),
+        (["resume", "gone"], "there is no run 'gone'"),
+        (["run", "--from", "gone"], "there is no run 'gone'"),
+        (["run", "core/rl", "--from", "x"], "takes the recipe and its place from RUN; leave them out"),
+        (["run", "--from", "x", "--local"], "takes the recipe and its place from RUN; leave them out"),
+        (["run", "--from", "x", "stepz=3"], "there is no option 'stepz'; did you mean 'steps'?"),
+        (["run", "--from"], "--from needs a value"),
+    ],
+)
+def test_what_cannot_be_gone_on_with_is_one_line(cook, runs, argv, line):
+    refused(cook(*argv), line)
+
+
+def test_a_new_run_of_another_has_its_options_and_names_what_has_drifted(cook, home, runs, finished):
+    (home / "runs").mkdir()
+    shutil.copytree(runs / "x", home / "runs" / "x")
+    record = read_record(home / "runs" / "x")
+    record["versions"]["numpy"] = "0.1"
+    (home / "runs" / "x" / "record.json").write_text(json.dumps(record))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("COOKBOOK_RUNS")
+        done = cook("run", "--from", "x", "steps=0", "eval_every=0", "--name", "z")
+    assert done.code == 0, done.err
+    now = metadata.version("numpy")
+    assert done.err == f"cookbook: since that run, numpy went from 0.1 to {now}\n"
+    again = read_record(home / "runs" / "z")
+    assert again["recipe"] == "core/rl" and again["status"] == "done"
+    changed = {"steps": 0, "eval_every": 0}
+    assert again["config"] == record["config"] | changed
+
+
+def test_drift_names_each_plugin_version_and_revision_that_changed(finished):
+    row = registry.find("recipe", "core/rl")
+    values = {"env": "math/arithmetic", "model": "m", "backend": "core/tinker"}
+    settled = settle(row.load()().target, [("test", values)])
+    record = provenance(row, [], settled)
+    assert drift(row, settled, record) == []
+    old = json.loads(json.dumps(record))
+    old["plugins"]["env:math/arithmetic"] = "other-dist 9"
+    old["plugins"]["env:gone/env"] = "gone 1"  # not in this run: nothing to compare
+    old["versions"] |= {"python": "3.0", "made-up": "1"}
+    old["git"] = {"revision": "0123456789abcdef", "dirty": True}
+    here, git = record["plugins"]["env:math/arithmetic"], record["git"]
+    revision = git["revision"][:12] + (" with changes" if git["dirty"] else "") if git else "no revision"
+    assert drift(row, settled, old) == [
+        f"env:math/arithmetic went from other-dist 9 to {here}",
+        f"python went from 3.0 to {record['versions']['python']}",
+        f"the code went from 0123456789ab with changes to {revision}",
+    ]
+
+
+def test_a_checked_option_is_told_in_the_configs_own_words(cook, tiny_model):
+    done = cook("run", "core/rl", *SMALL, *local(tiny_model), "limits.max_turns=0")
+    assert done.err == "cookbook: limits.max_turns=0: must be more than 0\n"
 
 
 CURSED = """

@@ -11,7 +11,7 @@ from cookbook.runs import Run
 from cookbook.types import Episode, Message
 
 ROW = {"version": 0, "n": 4, "reward": 0.25, "correct": 0.5, "tokens/reply": 3.0, "groups/constant": 1.0}
-EVAL = {"version": 2, "eval/n": 5, "eval/undecided": 0, "eval/correct": 0.6, "eval/correct_se": 0.219}
+EVAL = {"eval/n": 5, "eval/undecided": 0, "eval/correct": 0.6, "eval/correct_se": 0.219}
 FACTS = {"dtype": "float32", "processor": "A [bold]B[/bold], 2 cores"}
 
 
@@ -20,7 +20,8 @@ def shown(play, *, terminal=False, steps=2, folder="runs/x", facts=FACTS) -> str
     file = io.StringIO()
     colors = "standard" if terminal else "auto"
     rich = RichConsole(file=file, force_terminal=terminal, soft_wrap=True, width=100, color_system=colors)
-    console = Console(Run(Path(folder), {"backend": facts} if facts else {}), steps, rich)
+    record = {"steps": steps} | ({"backend": facts} if facts else {})
+    console = Console(Run(Path(folder), record), rich)
     try:
         play(console)
     finally:
@@ -37,7 +38,7 @@ def whole_run(console: Console) -> None:
     for step in range(2):
         console.log(step, ROW | {"version": step, "reward": 0.25 + step / 2})
         console.episodes(step, [episode(Message(role="user", content=f"hello {step}"))])
-    console.log(2, EVAL)
+    console.evaluation(2, EVAL)
 
 
 def test_a_pipe_gets_plain_lines():
@@ -74,7 +75,7 @@ def test_the_table_sets_the_first_steps_against_the_last():
     def twelve(console):
         for step in range(12):
             console.log(step, {"n": 4, "version": step, "env/[red]": step, "x": 1500.0, "only/first": 1.0})
-            console.log(step, EVAL)
+            console.evaluation(step, EVAL)
 
     lines = shown(twelve).splitlines()
     head, *cells = [line.split() for line in lines if set(line) & set("│┃")]
@@ -93,8 +94,9 @@ def test_a_metric_that_only_the_first_step_has_is_no_row_of_the_table():
 
 
 def test_one_step_is_no_table():
-    text = shown(lambda console: console.log(0, ROW))
+    text = shown(lambda console: (console.begin(), console.log(0, ROW)), facts=None)
     assert text.splitlines() == [
+        "run runs/x",
         "step 1/2  reward 0.250  correct 0.500  reply 3.000  constant 1.000",
         "no step had a gradient: in every group all rewards were equal",
         "run runs/x",
@@ -108,7 +110,7 @@ def test_evaluations_are_compared_at_the_end():
 
 def log_one(console, version):
     row = {"correct": version / 10, "correct_se": 0.1, "undecided": 0, "n": 5}
-    console.log(version, {"version": version} | {f"eval/{k}": v for k, v in row.items()})
+    console.evaluation(version, {f"eval/{k}": v for k, v in row.items()})
 
 
 @pytest.mark.parametrize(
@@ -131,7 +133,7 @@ def log_one(console, version):
     ],
 )
 def test_an_evaluation_is_a_line_a_set_and_no_step(row, line):
-    assert shown(lambda console: console.log(7, row)) == line + "\n"
+    assert shown(lambda console: console.evaluation(7, row)) == line + "\n"
 
 
 @pytest.mark.parametrize("terminal", [False, True])

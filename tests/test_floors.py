@@ -13,12 +13,26 @@ ROOT = Path(__file__).parents[1]
 CORE = ROOT / "core" / "cookbook"
 FLOORS = {
     **dict.fromkeys(
-        ("__init__", "types", "errors", "hookspecs", "registry", "configs", "streams", "builtin"), 0
+        (
+            "__init__",
+            "types",
+            "errors",
+            "hookspecs",
+            "registry",
+            "kinds",
+            "configs",
+            "streams",
+            "builtin",
+            "files",
+        ),
+        0,
     ),
     "rendering": 1,
     "backends": 2,
-    **dict.fromkeys(("rollout", "data", "advantages"), 3),
-    **dict.fromkeys(("rl", "evaluate", "runs", "console", "preview", "provenance", "interrupt"), 4),
+    **dict.fromkeys(("rollout", "schedule", "data", "advantages", "metrics"), 3),
+    **dict.fromkeys(
+        ("rl", "sl", "training", "evaluate", "runs", "console", "preview", "provenance", "interrupt"), 4
+    ),
     "cli": 5,
 }
 SOURCES = sorted(CORE.rglob("*.py"))

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 from cookbook import Grade, Question, Start, Step
-from cookbook.backends.base import Sampler
+from cookbook.backends.base import Sampler, together
 from cookbook.data import sequences
 from cookbook.errors import ConfigError, EnvError
-from cookbook.rollout import Limits, Player, Rollouts, together
+from cookbook.rollout import Limits, Player
+from cookbook.schedule import Rollouts, Stopped
 
 
 class Letters:
@@ -104,7 +105,7 @@ def test_an_episode_that_does_not_end_stops_at_max_turns(chatml, fake_client):
     player = Player(chatml, 8, Limits(max_turns=4))
     (episode,) = play(player, Tables(lambda: [Letters(99, closed)]), fake_client())
     assert len(episode.turns) == 4 and episode.stop_reason == "max_turns" and len(closed) == 1
-    with pytest.raises(ConfigError, match="at least 1 turn"):
+    with pytest.raises(ConfigError, match=r"limits\.max_turns=0: must be more than 0"):
         Limits(max_turns=0)
 
 
@@ -198,14 +199,21 @@ def test_a_score_for_another_number_of_episodes_names_the_task(player, fake_clie
         play(player, Scored(lambda: [Letters()]), fake_client(), size=3)
 
 
-def test_a_seat_that_reaches_the_limit_ends_the_run_rather_than_leave_its_table_waiting(chatml, fake_client):
+def test_a_seat_that_reaches_the_limit_takes_its_table_with_it_rather_than_leave_it_waiting(
+    chatml, fake_client
+):
+    closed = []
+
     class Waits(Letters):
         async def step(self, reply):
             await asyncio.Event().wait()
 
     player = Player(chatml, 8, Limits(max_turns=2))
-    with pytest.raises(EnvError, match=r"a seat of a table of 2 reached limits\.max_turns=2"):
-        play(player, Tables(lambda: [Letters(9), Waits()]), fake_client())
+    task = Tables(lambda: [Letters(9, closed), Waits(1, closed), Letters(1, closed)])
+    episodes = play(player, task, fake_client(), size=2)
+    assert [e.stop_reason for e in episodes] == ["max_turns", "table", "done"] * 2
+    assert [(e.seat, len(e.turns)) for e in episodes] == [(0, 2), (1, 1), (2, 1)] * 2
+    assert len(closed) == 6
 
 
 def test_envs_that_were_made_are_closed_even_if_none_was_played(player, fake_client):
@@ -274,15 +282,17 @@ def test_batch_b_is_sampled_from_exactly_version_max_0_b_minus_max_lag(max_lag, 
         played = {}
 
         async def play(step, group, sampler):
+            assert (step, group) not in played
             played[step, group] = sampler.version
             return [step, group]
 
-        rollouts = Rollouts(play, 3, max_lag, start, 8)
+        rollouts = Rollouts(play, 3, max_lag, range(start, 8), asyncio.Event())
         for version in range(max(0, start - max_lag), start):
             rollouts.publish(Sampler(None, version))  # the older versions that a resume publishes again
         for step in range(start, 8):
             rollouts.publish(Sampler(None, step))
-            assert await rollouts.take(step) == [[step, 0], [step, 1], [step, 2]]
+            assert rollouts.sampler(step).version == max(0, step - max_lag)
+            assert [part async for part in rollouts.parts(step, 1)] == [[[step, 0], [step, 1], [step, 2]]]
         rollouts.publish(Sampler(None, 8))
         await rollouts.close()
         assert len(asyncio.all_tasks()) == 1
@@ -299,7 +309,7 @@ def test_sampling_runs_ahead_of_training_by_max_lag_batches_and_no_more():
         async def play(step, group, sampler):
             started.add(step)
 
-        rollouts = Rollouts(play, 1, max_lag, 0, 100)
+        rollouts = Rollouts(play, 1, max_lag, range(100), asyncio.Event())
         rollouts.publish(Sampler(None, 0))
         for _ in range(20):
             await asyncio.sleep(0)
@@ -308,3 +318,52 @@ def test_sampling_runs_ahead_of_training_by_max_lag_batches_and_no_more():
 
     assert asyncio.run(main(0)) == {0}
     assert asyncio.run(main(2)) == {0, 1, 2}
+
+
+def test_parts_come_in_index_order_each_as_soon_as_it_is_played():
+    async def main():
+        go = [asyncio.Event() for _ in range(4)]
+
+        async def play(step, group, sampler):
+            await go[group].wait()
+            return [group]
+
+        rollouts = Rollouts(play, 4, 0, range(1), asyncio.Event())
+        rollouts.publish(Sampler(None, 0))
+        parts = rollouts.parts(0, 2)
+        go[3].set(), go[2].set(), go[1].set()
+        first = asyncio.create_task(anext(parts))
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert not first.done()  # the second half is played, and waits for its turn
+        go[0].set()
+        assert await first == [[0], [1]]
+        assert await anext(parts) == [[2], [3]]
+        with pytest.raises(StopAsyncIteration):
+            await anext(parts)
+        await rollouts.close()
+
+    asyncio.run(main())
+
+
+def test_a_run_that_is_asked_to_stop_waits_for_no_more_episodes():
+    async def main():
+        stop, ended = asyncio.Event(), []
+
+        async def play(step, group, sampler):
+            try:
+                await asyncio.Event().wait()
+            finally:
+                ended.append(group)
+
+        rollouts = Rollouts(play, 2, 0, range(1), stop)
+        rollouts.publish(Sampler(None, 0))
+        waits = asyncio.create_task(anext(rollouts.parts(0, 1)))
+        await asyncio.sleep(0)
+        stop.set()
+        with pytest.raises(Stopped):
+            await waits
+        await rollouts.close()
+        assert sorted(ended) == [0, 1] and len(asyncio.all_tasks()) == 1
+
+    asyncio.run(main())

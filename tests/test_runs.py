@@ -1,15 +1,30 @@
 """The run directory, without a model."""
 
+import errno
+import fcntl
 import itertools
 import json
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from cookbook.configs import Tracker
-from cookbook.errors import BackendError, ConfigError, RunExistsError
-from cookbook.runs import JSON_LINES, Run, list_runs, new_folder, read_record, read_rows, runs_dir
+from cookbook.errors import BackendError, ConfigError, RunExistsError, UnknownIdError
+from cookbook.kinds import Tracker
+from cookbook.runs import (
+    CHECKPOINTS,
+    ROWS,
+    Run,
+    find_run,
+    list_runs,
+    new_folder,
+    read_record,
+    read_rows,
+    runs_dir,
+    status,
+    weights_of,
+)
 from cookbook.types import Episode, Message, Turn
 
 EPISODE = Episode(
@@ -76,7 +91,7 @@ def test_a_record_tells_how_a_run_began_and_ended():
         "last_step": 0,
     }
     assert read_record(run.folder) == began
-    assert [(run.folder / name).read_text() for name in JSON_LINES] == ["", "", ""]
+    assert [(run.folder / name).read_text() for name in (*ROWS, CHECKPOINTS)] == ["", "", "", ""]
     run.log(0, {"reward": 1.0})
     run.end("failed", error="it broke")
     ended = {
@@ -98,15 +113,15 @@ def test_a_folder_that_is_there_already_is_left_alone(tmp_path):
     assert [path.read_text() for path in (tmp_path / "runs" / "x").iterdir()] == ["mine"]
 
 
-@pytest.mark.parametrize("where", ["pathlib.Path.replace", "os.fsync", "json.dump"])
+@pytest.mark.parametrize("where", ["pathlib.Path.replace", "os.fsync", "os.write"])
 def test_a_crash_while_the_record_is_written_leaves_the_old_one(monkeypatch, where):
     run = begun(recipe="core/rl")
     old = (run.folder / "record.json").read_bytes()
 
     def crash(*args, **kwargs):
-        raise OSError("no space left")
+        raise OSError(errno.ENOSPC, "no space left")
 
-    with monkeypatch.context() as broken, pytest.raises(OSError, match="no space left"):
+    with monkeypatch.context() as broken, pytest.raises(OSError, match=r"no space left.*record\.json"):
         broken.setattr(where, crash)
         run.end("done")
     assert (run.folder / "record.json").read_bytes() == old
@@ -158,31 +173,36 @@ def test_numpys_numbers_are_numbers():
     assert read_rows(run.folder) == [{"step": 0, "a": 0.5, "b": 3, "c": True, "d": [0, 1]}]
 
 
-def test_a_checkpoint_knows_how_long_the_other_files_were():
+def test_a_checkpoint_knows_how_many_rows_the_other_files_had():
     run = begun()
-    run.checkpoint(0, "tinker://x/weights/000000", 0)
+    first = run.checkpoint(0, "tinker://x/weights/000000", optimizer_steps=0)
     run.log(0, {"text": "é"})
-    run.episodes(0, [[EPISODE]])
-    sizes = {name: (run.folder / name).stat().st_size for name in JSON_LINES[:2]}
-    run.checkpoint(1, "tinker://x/weights/000001", 1)
+    run.evaluation(0, {"eval/n": 2})
+    run.evaluation(1, {"eval/n": 2})
+    run.episodes(0, [[EPISODE, EPISODE], [EPISODE]])
+    second = run.checkpoint(1, "tinker://x/weights/000001", optimizer_steps=1)
     run.log(1, {})
-    rows = read_rows(run.folder, "checkpoints.jsonl")
-    assert [row["offsets"] for row in rows] == [dict.fromkeys(JSON_LINES[:2], 0), sizes]
-    assert rows[1] | {"offsets": None} == {
-        "step": 1,
-        "path": "tinker://x/weights/000001",
-        "optimizer_steps": 1,
-        "offsets": None,
+    assert read_rows(run.folder, CHECKPOINTS) == [first, second]
+    assert first == {
+        "step": 0,
+        "path": "tinker://x/weights/000000",
+        "optimizer_steps": 0,
+        "rows": dict.fromkeys(ROWS, 0),
     }
+    assert second["rows"] == {"metrics.jsonl": 1, "evaluations.jsonl": 2, "episodes.jsonl": 3}
+    assert run.checkpoint_row == second
 
 
 def test_the_last_step_counts_batches_and_no_late_evaluation_turns_it_back():
     run = begun()
     run.log(6, {"reward": 0.0})
-    run.write(0, {"version": 0, "eval/n": 2})
+    run.evaluation(0, {"eval/n": 2})
     assert run.record["last_step"] == 7
-    run.write(7, {"version": 7, "eval/n": 2})
+    run.evaluation(7, {"eval/n": 2})
     assert run.record["last_step"] == 7
+    evaluated = [{"version": 0, "eval/n": 2}, {"version": 7, "eval/n": 2}]
+    assert read_rows(run.folder, "evaluations.jsonl") == evaluated
+    assert [row["step"] for row in read_rows(run.folder)] == [6]
 
 
 def test_trackers_hear_everything_and_each_is_closed_whatever_befalls_the_others():
@@ -248,3 +268,125 @@ def test_a_number_that_is_not_finite_names_its_metric_and_writes_nothing():
     with pytest.raises(BackendError, match="step 3: train/loss not finite; a smaller lr may help"):
         run.log(3, {"reward": 0.5, "train/loss": float("nan")})
     assert read_rows(run.folder) == []
+
+
+def test_a_run_is_found_by_its_name_the_beginning_of_it_its_folder_or_as_the_last(tmp_path):
+    for at, name in enumerate(["math-1", "core-1", "core-10", "chat-1"]):
+        begun(name, at=float(at))
+    found = {"math-1": "math-1", "ma": "math-1", "core-10": "core-10", "last": "chat-1"}
+    found["core-1"] = "core-1"  # a whole name is no mere beginning
+    for word, name in found.items():
+        assert find_run(word) == runs_dir() / name
+    assert find_run("runs/core-1") == Path("runs/core-1")
+    assert find_run(str(tmp_path / "runs" / "core-1" / ".." / "math-1")).name == "math-1"
+
+
+@pytest.mark.parametrize(
+    ("word", "line"),
+    [
+        ("c", "'c' could be core-1, chat-1; give more of it"),
+        ("gone", "there is no run 'gone' in runs; `cookbook runs` shows what there is"),
+        ("runs/gone", "there is no run 'runs/gone' in runs"),
+    ],
+)
+def test_a_run_that_cannot_be_told_is_one_line(word, line):
+    begun("core-1", at=0.0)
+    begun("chat-1", at=1.0)
+    with pytest.raises(UnknownIdError) as e:
+        find_run(word)
+    assert str(e.value).startswith(line)
+
+
+def test_there_is_no_last_run_where_there_is_none():
+    with pytest.raises(UnknownIdError, match="there is no run 'last' in runs"):
+        find_run("last")
+
+
+def test_weights_are_of_a_runs_last_checkpoint_or_of_the_step_that_is_named():
+    run = begun("core-1")
+    for step in (2, 10):
+        run.checkpoint(step, f"tinker://x/weights/{step}")
+    assert weights_of("core-1") == weights_of("last@10") == "tinker://x/weights/10"
+    assert weights_of("core@2") == weights_of("runs/core-1@2") == "tinker://x/weights/2"
+    assert weights_of("tinker://y/weights/final@3") == "tinker://y/weights/final@3"
+    with pytest.raises(UnknownIdError, match="run core-1 has no checkpoint of step 3; it has 2, 10"):
+        weights_of("core-1@3")
+    begun("empty")
+    with pytest.raises(UnknownIdError, match="run empty has no checkpoint; it has none"):
+        weights_of("empty")
+    with pytest.raises(UnknownIdError, match="there is no run 'gone'"):
+        weights_of("gone@2")
+
+
+def killed(run):
+    """As the system leaves a run whose process ended, however it ended."""
+    os.close(run._lock)
+    run._lock = None
+
+
+def test_a_run_whose_process_is_gone_was_killed():
+    run = begun()
+    assert status(run.folder) == "running"
+    killed(run)
+    assert status(run.folder) == "killed"
+    assert read_record(run.folder)["status"] == "running"
+    again = Run.reopen(run.folder)
+    assert status(run.folder) == "running"
+    again.begin()
+    again.end("failed")
+    assert status(run.folder) == "failed"
+
+
+def test_a_run_is_cut_back_to_its_checkpoint_and_remembers_that():
+    run = begun(recipe="core/rl")
+    for step in range(3):
+        run.log(step, {"reward": step / 2})
+        run.evaluation(step, {"eval/n": 1})
+        run.episodes(step, [[EPISODE]])
+        if step == 1:
+            run.checkpoint(2, "tinker://x/weights/2", optimizer_steps=2)
+    before = {name: read_rows(run.folder, name) for name in ROWS}
+    with (run.folder / CHECKPOINTS).open("a") as file:
+        file.write('{"step": 3, "pa')
+    run.end("failed", error="it broke")
+    again = Run.reopen(run.folder)
+    assert (again.step, again.checkpoint_row["path"]) == (2, "tinker://x/weights/2")
+    assert {name: read_rows(run.folder, name) for name in ROWS} == before  # nothing is changed yet
+    again.begin()
+    assert {name: read_rows(run.folder, name) for name in ROWS} == {k: v[:2] for k, v in before.items()}
+    assert (run.folder / CHECKPOINTS).read_text().count("\n") == 1
+    record = read_record(run.folder)
+    assert (record["status"], record["last_step"], record["resumed"][0]["step"]) == ("running", 2, 2)
+    assert not {"error", "ended"} & record.keys()
+    again.log(2, {"reward": 1.0})
+    assert again.checkpoint(3, "p")["rows"]["metrics.jsonl"] == 3
+    again.end("done")
+
+
+def test_files_that_were_changed_since_the_checkpoint_are_told():
+    run = begun()
+    run.log(0, {})
+    run.checkpoint(1, "p")
+    run.end("failed")
+    (run.folder / "metrics.jsonl").write_text("")
+    again = Run.reopen(run.folder)
+    with pytest.raises(ConfigError, match=r"metrics.jsonl has 0 rows where the checkpoint knows of 1"):
+        again.begin()
+    again.end("failed")
+
+
+def test_a_run_that_is_done_or_runs_elsewhere_is_not_reopened():
+    run = begun("x")
+    with (run.folder / "lock").open() as elsewhere:
+        run.end("failed")
+        fcntl.flock(elsewhere, fcntl.LOCK_EX)
+        with pytest.raises(ConfigError, match="x is being run by another process; wait for it, or stop it"):
+            Run.reopen(run.folder)
+    again = Run.reopen(run.folder)
+    again.begin()
+    again.end("done")
+    with pytest.raises(ConfigError, match="x is done; `cookbook run --from x load=x` trains its weights"):
+        Run.reopen(run.folder)
+    (run.folder / "record.json").write_text("{half")
+    with pytest.raises(ConfigError, match=r"record\.json can't be read"):
+        Run.reopen(run.folder)

@@ -23,11 +23,11 @@ _WHERE = {
     "Grade": "types",
     "Episode": "types",
     "Turn": "types",
-    "EnvConfig": "configs",
-    "GraderConfig": "configs",
-    "DatasetConfig": "configs",
-    "BackendConfig": "configs",
-    "TrackerConfig": "configs",
+    "EnvConfig": "kinds",
+    "GraderConfig": "kinds",
+    "DatasetConfig": "kinds",
+    "BackendConfig": "kinds",
+    "TrackerConfig": "kinds",
     "by_id": "configs",
     "preset": "configs",
 }
@@ -54,17 +54,10 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from .configs import (
-        BackendConfig,
-        DatasetConfig,
-        EnvConfig,
-        GraderConfig,
-        TrackerConfig,
-        by_id,
-        preset,
-    )
+    from .configs import by_id, preset
     from .errors import CookbookError
     from .hookspecs import hookimpl
+    from .kinds import BackendConfig, DatasetConfig, EnvConfig, GraderConfig, TrackerConfig
     from .types import Env, Episode, Grade, Message, Question, Start, Step, Task, Turn
 
 

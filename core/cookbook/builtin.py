@@ -23,6 +23,7 @@ def renderer_for_model(model: str) -> str | None:
 @hookimpl
 def register_recipes(register: Register) -> None:
     register("rl", "cookbook.rl:recipe", "Reinforcement learning on any environment: env=ID model=NAME")
+    register("sl", "cookbook.sl:recipe", "Supervised learning on any dataset: data=ID model=NAME")
 
 
 @hookimpl

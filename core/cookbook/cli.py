@@ -1,13 +1,15 @@
-"""The command line: `cookbook list | show | run | runs | plugins`, and plugins' own commands.
+"""The command line: `cookbook list | show | run | resume | runs | plugins`, and plugins' own commands.
 
 What a user can get wrong ends in one line on standard error and exit code 2.
 """
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -18,6 +20,7 @@ from .errors import ConfigError, CookbookError, PluginError
 if TYPE_CHECKING:
     from .configs import Settled
     from .registry import Row
+    from .runs import Run
 
 USAGE = """\
 usage: cookbook COMMAND ...
@@ -29,7 +32,9 @@ usage: cookbook COMMAND ...
       --dry-run            show the first batch's tokens and what a step costs; train nothing
       --help               every option, its value and where that comes from
       --name NAME          the run's folder (else made from recipe and time)
-  runs                     the runs so far
+  run --from RUN [K=V ...] a new run with the options of another
+  resume RUN               go on with a run that was killed, interrupted or failed
+  runs                     the runs so far; a RUN is a name, the beginning of one, or `last`
   plugins [--json]         installed plugins, and what is wrong with those that don't load
   NAMESPACE NAME ...       a plugin's own command; `cookbook list command` shows them
 """
@@ -45,19 +50,24 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()  # where the reader went away, it shows here
         return code
     except CookbookError as e:
-        print(f"cookbook: {e}", file=sys.stderr)
+        print(_line(str(e), e), file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print("cookbook: interrupted", file=sys.stderr)
-        return 130
+    except KeyboardInterrupt as e:
+        print(_line("interrupted", e), file=sys.stderr)
+        return 128 + getattr(e, "signum", signal.SIGINT)
     except BrokenPipeError:
         # The reader went away (`cookbook list | head`): what is left in the buffer goes nowhere.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as e:
         where = f" {e.filename}" if e.filename else ""
-        print(f"cookbook: {e.strerror or e}{where}", file=sys.stderr)
+        print(_line(f"{e.strerror or e}{where}", e), file=sys.stderr)
         return 1
+
+
+def _line(text: str, error: BaseException) -> str:
+    """An error in one line, with the next command where one was noted."""
+    return "; ".join([f"cookbook: {text}", *getattr(error, "__notes__", ())])
 
 
 def _dispatch(argv: list[str]) -> int:
@@ -207,7 +217,9 @@ def _blueprint(row: Row) -> Any:
 
 
 def _run(argv: list[str]) -> int:
-    words, flags = _split(argv, ["--local", "--dry-run", "--help", "-h"], ["--name"])
+    words, flags = _split(argv, ["--local", "--dry-run", "--help", "-h"], ["--name", "--from"])
+    if "--from" in flags:
+        return _run_from(argv, words, flags)
     if not words or "=" in words[0]:
         raise ConfigError("`cookbook run` needs a recipe's id first; `cookbook list recipe` shows them")
     row = registry.find("recipe", words[0])
@@ -218,6 +230,42 @@ def _run(argv: list[str]) -> int:
     if "--local" in flags:
         layers.append(("local", _local_values(blueprint)))
     layers.append(configs.from_argv(words[1:]))
+    return _settled(row, blueprint, layers, argv, flags)
+
+
+def _run_from(argv: list[str], words: list[str], flags: dict[str, Any]) -> int:
+    """A new run of an equal config, and what has changed since; options on the command line come last."""
+    from . import configs, runs
+
+    folder = runs.find_run(flags["--from"])
+    record, row, blueprint = _recorded(folder)
+    if "--local" in flags or (words and "=" not in words[0]):
+        raise ConfigError("`cookbook run --from RUN` takes the recipe and its place from RUN; leave them out")
+    layers = [(f"run {folder.name}", record["config"]), configs.from_argv(words)]
+    _tell_drift(row, configs.settle(blueprint.target, layers), record)
+    return _settled(row, blueprint, layers, argv, flags)
+
+
+def _recorded(folder: Any) -> tuple[dict[str, Any], Row, Any]:
+    from .runs import read_record
+
+    record = read_record(folder)
+    if "recipe" not in record:
+        raise ConfigError(f"{folder}/record.json can't be read; start a new run with `cookbook run`")
+    row = registry.find("recipe", record["recipe"])
+    return record, row, _blueprint(row)
+
+
+def _tell_drift(row: Row, settled: Settled, record: dict[str, Any]) -> None:
+    from .provenance import drift
+
+    for line in drift(row, settled, record):
+        print(f"cookbook: since that run, {line}", file=sys.stderr)
+
+
+def _settled(row: Row, blueprint: Any, layers: Any, argv: list[str], flags: dict[str, Any]) -> int:
+    from . import configs
+
     if {"--help", "-h"} & set(flags):
         text = configs.help_text(blueprint.target, layers, color=sys.stdout.isatty())
         print(f"{row.id}: {row.summary}\n\n{text}")
@@ -230,7 +278,25 @@ def _run(argv: list[str]) -> int:
 
         print(asyncio.run(settled.config.dry_run()))
         return 0
-    return _train(row, argv, settled, flags.get("--name"))
+    from .provenance import provenance
+    from .runs import Run, new_folder
+
+    return _train(
+        Run(new_folder(row.id, flags.get("--name")), provenance(row, argv, settled)), settled.config
+    )
+
+
+def _resume(argv: list[str]) -> int:
+    words, _ = _split(argv)
+    if len(words) != 1:
+        raise ConfigError("`cookbook resume` takes one run and no options; `cookbook runs` shows the runs")
+    from . import configs, runs
+
+    folder = runs.find_run(words[0])
+    record, row, blueprint = _recorded(folder)
+    settled = configs.settle(blueprint.target, [(f"run {folder.name}", record["config"])])
+    _tell_drift(row, settled, record)
+    return _train(runs.Run.reopen(folder), settled.config)
 
 
 def _local_values(blueprint: Any) -> dict[str, Any]:
@@ -243,23 +309,23 @@ def _local_values(blueprint: Any) -> dict[str, Any]:
     return {k: v for k, v in values.items() if k in fields} | getattr(blueprint, "local", {})
 
 
-def _train(row: Row, argv: list[str], settled: Settled, name: str | None) -> int:
+def _train(run: Run, config: Any) -> int:
     from . import interrupt
     from .console import Console
-    from .provenance import provenance
-    from .runs import Run, new_folder
 
-    run = Run(new_folder(row.id, name), provenance(row, argv, settled))
-    run.trackers.append(Console(run, getattr(settled.config, "steps", 0)))
+    run.trackers.append(Console(run))
     try:
-        interrupt.run(settled.config.run(run))
+        interrupt.run(config.run(run), run)
+        run.end("done")
     except BaseException as e:
-        if isinstance(e, KeyboardInterrupt):
-            run.end("interrupted")
-        else:
-            run.end("failed", error=" ".join(f"{type(e).__name__}: {e}".split()))
+        name = "KeyboardInterrupt" if isinstance(e, KeyboardInterrupt) else type(e).__name__
+        facts = {} if isinstance(e, KeyboardInterrupt) else {"error": " ".join(f"{name}: {e}".split())}
+        with contextlib.suppress(OSError):  # on a full disk the record stays as it is; the first error tells
+            run.end("interrupted" if isinstance(e, KeyboardInterrupt) else "failed", **facts)
+        if run.begun or run.resumed:
+            step = (run.checkpoint_row or {"step": 0})["step"]
+            e.add_note(f"`cookbook resume {run.folder.name}` goes on after step {step}")
         raise
-    run.end("done")
     return 0
 
 
@@ -273,24 +339,31 @@ def _runs(argv: list[str]) -> int:
     if not folders:
         print(f"no runs in {runs.runs_dir()} yet; `cookbook run math/arithmetic` makes one", file=sys.stderr)
         return 0
-    _print_table(("run", "status", "step", "correct", "reward"), [_run_line(folder) for folder in folders])
+    _print_table(("run", "status", "step", *_RUN_CELLS), [_run_line(folder) for folder in folders])
     return 0
+
+
+_RUN_CELLS = ("correct", "reward", "nll")
 
 
 def _run_line(folder: Any) -> tuple[str, ...]:
     from . import runs
 
     record = runs.read_record(folder)
-    rows = [row for row in runs.read_rows(folder) if "reward" in row or "correct" in row]
+    rows = [row for row in runs.read_rows(folder) if set(_RUN_CELLS) & set(row)]
     last = rows[-1] if rows else {}
-    cells = (f"{last[name]:.3f}" if name in last else "" for name in ("correct", "reward"))
-    return (folder.name, record["status"], str(record["last_step"]), *cells)
+    cells = (f"{last[name]:.3f}" if name in last else "" for name in _RUN_CELLS)
+    steps = [
+        row["step"] + 1 for row in runs.read_rows(folder)[-1:]
+    ]  # of a killed run, more than its record has
+    return (folder.name, runs.status(folder), str(max([record["last_step"] or 0, *steps])), *cells)
 
 
 COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "list": _list,
     "show": _show,
     "run": _run,
+    "resume": _resume,
     "runs": _runs,
     "plugins": _plugins,
 }

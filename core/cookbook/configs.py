@@ -1,4 +1,4 @@
-"""Configs: `chz` classes that are the command line too, and the base config of each kind.
+"""Configs: `chz` classes that are the command line too.
 
 A config is settled from layers, the later over the earlier: default, recipe, local, command line.
 Each layer is a flat mapping {"lr": 3e-4, "env": "math/arithmetic", "env.digits": 3}: the same form
@@ -7,12 +7,11 @@ is typed by the user, written by a recipe and kept in a run's record.
 
 from __future__ import annotations
 
-import abc
 import functools
 import importlib
 import re
 import sys
-from collections.abc import AsyncIterable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,7 +27,7 @@ from chz.blueprint import (
 
 from . import registry
 from .errors import ConfigError, CookbookError, PluginError
-from .types import Episode, Grade, Message, Task
+from .kinds import BackendConfig, DatasetConfig, EnvConfig, GraderConfig, TrackerConfig
 
 Layer = tuple[str, Mapping[str, Any]]
 _REFUSALS = (
@@ -40,81 +39,6 @@ _REFUSALS = (
 )
 _IMPORT_STRING = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
 _KEY = re.compile(r"[A-Za-z_]\w*(\.\w+)*")  # none of chz's wildcards: one key, one spelling
-
-
-@chz.chz
-class EnvConfig(abc.ABC):
-    """An environment's options, and the tasks that follow from them."""
-
-    @abc.abstractmethod
-    def tasks(self, split: str) -> Sequence[Task]:
-        """The tasks of "train" or "test", in a fixed order; lazy where there are many.
-
-        Shuffling, epochs, batching and grouping belong to the loop.
-        """
-
-
-@chz.chz
-class GraderConfig(abc.ABC):
-    """A grader's options, and its verdict."""
-
-    @abc.abstractmethod
-    def grade(self, prompt: Sequence[Message], reply: Message, reference: Any) -> Grade:
-        """Judges one reply. May be an async function. Must not run what the reply says."""
-
-
-@chz.chz
-class DatasetConfig(abc.ABC):
-    """A dataset's options, and its rows."""
-
-    @abc.abstractmethod
-    def rows(self, split: str) -> Sequence[Any] | Iterable[Any] | AsyncIterable[Any]:
-        """Conversations (lists of `Message`) or comparisons, in a fixed order."""
-
-
-@chz.chz
-class BackendConfig(abc.ABC):
-    """Where sampling and training happen."""
-
-    default_model = ""  # what `--local` falls back on; a plain class attribute, not an option
-
-    @abc.abstractmethod
-    def connect(self, run_dir: Path) -> Any:
-        """A service client with tinker's methods, used in a `with`; what it keeps on disk, in `run_dir`."""
-
-    @abc.abstractmethod
-    def tokenizer(self, model: str) -> Any:
-        """The model's `cookbook.rendering.Tokenizer`, without loading the model."""
-
-    def describe(self) -> dict[str, Any]:
-        """What of the machine the results depend on (processor, number type): kept in the record."""
-        return {}
-
-
-@chz.chz
-class TrackerConfig(abc.ABC):
-    """Where metrics go besides the run folder."""
-
-    @abc.abstractmethod
-    def open(self, run: Any) -> Tracker:
-        """Begins to follow `run`, a `cookbook.runs.Run`."""
-
-
-class Tracker(abc.ABC):
-    """Follows one run. A row with a step seen before (after a resume) replaces the earlier one."""
-
-    def begin(self) -> None:
-        """The run's folder is there."""
-
-    @abc.abstractmethod
-    def log(self, step: int, row: Mapping[str, Any]) -> None:
-        """One row of metrics."""
-
-    def episodes(self, step: int, episodes: Sequence[Episode]) -> None:
-        """Sampled transcripts of a step; nothing, unless the tracker shows them."""
-
-    def close(self) -> None:
-        """The run is over."""
 
 
 class by_id(chz.factories.MetaFactory):
@@ -238,8 +162,8 @@ def settle(target: type, layers: Sequence[Layer]) -> Settled:
     blueprint, ids, dropped = _blueprint(target, layers)
     try:
         return Settled(blueprint.make(), ids, dropped)
-    except CookbookError:
-        raise
+    except CookbookError as e:
+        raise type(e)(_one_line(str(e))) from e  # chz adds where it was at
     except (*_REFUSALS, ValueError) as e:  # a config's own validator may well raise a ValueError
         raise ConfigError(_one_line(str(e))) from e
 
@@ -394,4 +318,4 @@ def _one_line(text: str) -> str:
     if missing:
         names = missing[1].split(", ")
         return f"{', '.join(names)} not given: add " + " ".join(f"{n}=..." for n in names)
-    return " ".join(text.split())
+    return " ".join(re.sub(r"\(when evaluating argument [^)]*\)", "", text).split()).rstrip("; ")

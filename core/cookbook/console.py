@@ -12,11 +12,16 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from .configs import Tracker
+from .kinds import Tracker
 from .runs import Run
 from .types import Episode
 
-_LINE = ("reward", "correct", "tokens/reply", "groups/constant", "train/kl_k1", "time/step_s")
+_LINE = (
+    *("reward", "correct", "tokens/reply", "groups/constant", "train/kl_k1"),  # of RL
+    *("nll", "tokens/trained"),  # of supervised learning
+    "time/step_s",
+)
+_HEADLINES = ("correct", "reward", "nll")  # the first that an evaluation has is followed through the run
 
 
 class _Terminal(RichConsole):
@@ -28,20 +33,25 @@ class _Terminal(RichConsole):
 class Console(Tracker):
     """Prints each step, each evaluation, and at the end the first against the last steps."""
 
-    def __init__(self, run: Run, steps: int, console: RichConsole | None = None) -> None:
+    def __init__(self, run: Run, console: RichConsole | None = None) -> None:
         self._console = console or _Terminal(highlight=False, soft_wrap=True)
-        self._run, self._steps = run, steps
+        self._run, self._steps = run, 0
         self._rows: list[dict[str, Any]] = []
-        self._evaluated: dict[str, list[tuple[int, float]]] = {}
+        self._evaluated: dict[tuple[str, str], list[tuple[int, float]]] = {}
         self._last_episode: tuple[int, Episode] | None = None
         self._progress: Progress | None = None
 
     def begin(self) -> None:
         """Says where the run lies and what it computes on, and starts the bar."""
+        self._steps = self._run.record.get("steps", 0)
         self._say(f"run {self._run.folder}")
         facts = self._run.record.get("backend", {})
         if facts:
             self._say("on " + ", ".join(f"{k} {v}" for k, v in facts.items()))
+        for line in self._run.record.get("warnings", ()):
+            self._say(f"warning: {line}")
+        if self._run.step:
+            self._say(f"goes on after step {self._run.step}")
         if self._console.is_terminal:
             columns = TextColumn("step"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
             self._progress = Progress(*columns, console=self._console)
@@ -49,18 +59,20 @@ class Console(Tracker):
             self._progress.start()
 
     def log(self, step: int, row: Mapping[str, Any]) -> None:
-        evaluated = {k.split("/")[0] for k in row if k.startswith("eval")}
-        for prefix in sorted(evaluated):
-            if f"{prefix}/correct" in row:
-                self._evaluated.setdefault(prefix, []).append((step, row[f"{prefix}/correct"]))
-            self._say(f"{prefix} of version {step}: {_evaluation(row, prefix)}")
-        if evaluated:
-            return
         self._rows.append(dict(row))
         cells = [f"{name.split('/')[-1]} {_number(row[name])}" for name in _LINE if name in row]
         self._say(f"step {step + 1:>{len(str(self._steps))}}/{self._steps}  " + "  ".join(cells))
         if self._progress:
             self._progress.update(self._bar, completed=step + 1)
+
+    def evaluation(self, version: int, row: Mapping[str, Any]) -> None:
+        for prefix in sorted({name.split("/")[0] for name in row if "/" in name}):
+            for name in _HEADLINES:
+                if f"{prefix}/{name}" in row:
+                    found = self._evaluated.setdefault((prefix, name), [])
+                    found.append((version, row[f"{prefix}/{name}"]))
+                    break
+            self._say(f"{prefix} of version {version}: {_evaluation(row, prefix)}")
 
     def episodes(self, step: int, episodes: Sequence[Episode]) -> None:
         if episodes:
@@ -76,10 +88,10 @@ class Console(Tracker):
                 self._say(f"  {message['role']}: {message['content']!r}")
         if len(self._rows) > 1:
             self._console.print(self._table())
-        for prefix, found in self._evaluated.items():
+        for (prefix, name), found in self._evaluated.items():
             (first, before), (last, after) = found[0], found[-1]
             if first != last:
-                self._say(f"{prefix}: correct {before:.3f} at version {first}, {after:.3f} at version {last}")
+                self._say(f"{prefix}: {name} {before:.3f} at version {first}, {after:.3f} at version {last}")
         if self._rows and not any("train/loss" in row for row in self._rows):
             self._say("no step had a gradient: in every group all rewards were equal")
         if self._rows:
@@ -101,14 +113,19 @@ class Console(Tracker):
 
 
 def _evaluation(row: Mapping[str, Any], prefix: str) -> str:
+    found = {
+        name.removeprefix(f"{prefix}/"): value for name, value in row.items() if name.startswith(prefix + "/")
+    }
     parts = []
-    if f"{prefix}/correct" in row:
-        parts.append(f"correct {row[f'{prefix}/correct']:.3f} ± {row[f'{prefix}/correct_se']:.3f}")
-    if f"{prefix}/reward" in row:
-        parts.append(f"reward {row[f'{prefix}/reward']:.3f}")
-    if row[f"{prefix}/undecided"]:
-        parts.append(f"{row[f'{prefix}/undecided']} without a verdict")
-    return ", ".join(parts) + f" ({row[f'{prefix}/n']} episodes)"
+    if "correct" in found:
+        parts.append(f"correct {found['correct']:.3f} ± {found['correct_se']:.3f}")
+    if "reward" in found:
+        parts.append(f"reward {found['reward']:.3f}")
+    if "nll" in found:
+        parts.append(f"nll {found['nll']:.3f} nats a token, {found['bits_per_byte']:.3f} bits a byte")
+    if found.get("undecided"):
+        parts.append(f"{found['undecided']} without a verdict")
+    return ", ".join(parts) + (f" ({found['n']} {'conversations' if 'nll' in found else 'episodes'})")
 
 
 def _mean(rows: Sequence[Mapping[str, Any]], name: str) -> float | None:

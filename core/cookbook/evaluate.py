@@ -3,37 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-import math
 from collections.abc import Mapping, Sequence
 
-from .backends.base import Sampler
-from .rollout import Player, cancel, together
+from .backends.base import Sampler, together
+from .metrics import summarize
+from .rollout import Player
 from .runs import Run
-from .types import Episode, Task
+from .schedule import cancel
+from .types import Task
 
 
 async def evaluate(tasks: Sequence[Task], player: Player, sampler: Sampler, seed: int) -> dict[str, float]:
     """One group of one table a task, all at once; random streams keyed by (seed, task)."""
-    groups = await together(player.group(task, 1, sampler, (seed, "eval", i)) for i, task in enumerate(tasks))
+    groups = await together(
+        player.group(task, 1, sampler, (seed, "eval", i), (sampler.version, 1, i))
+        for i, task in enumerate(tasks)
+    )
     return summarize([episode for group in groups for episode in group])
-
-
-def summarize(episodes: Sequence[Episode]) -> dict[str, float]:
-    """Right, wrong and undecided told apart.
-
-    n: episodes. correct: share of right among those with a verdict, with its standard error
-    sqrt(p (1 - p) / n) of the binomial; left out where no episode has a verdict. reward: mean over the
-    episodes that have one.
-    """
-    verdicts = [e.correct for e in episodes if e.correct is not None]
-    rewards = [e.reward for e in episodes if e.reward is not None]
-    row: dict[str, float] = {}
-    if rewards:
-        row["reward"] = sum(rewards) / len(rewards)
-    if verdicts:
-        p = sum(verdicts) / len(verdicts)
-        row |= {"correct": p, "correct_se": math.sqrt(p * (1 - p) / len(verdicts))}
-    return row | {"undecided": len(episodes) - len(verdicts), "n": len(episodes)}
 
 
 class Evaluations:
@@ -61,16 +47,17 @@ class Evaluations:
             version, task = self._playing
             row = await task
             self._playing = None
-            self._run.write(version, row)
+            self._run.evaluation(version, row)
 
     async def close(self) -> None:
         if self._playing is not None:
             await cancel([self._playing[1]])
 
     async def _evaluate(self, sampler: Sampler) -> dict[str, float]:
-        row: dict[str, float] = {"version": sampler.version}
+        row: dict[str, float] = {}
         for prefix, tasks in self._sets.items():
             result = await evaluate(tasks, self._player, sampler, self._seed)
             row |= {f"{prefix}/{name}": value for name, value in result.items()}
-        self._run.track(sampler.version, row)
+        for tracker in self._run.trackers:
+            tracker.evaluation(sampler.version, row)
         return row

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
+from .data import Example
 from .rendering import Rendered, Renderer
 from .rollout import close, opening
 from .types import Env, Task
@@ -13,9 +14,7 @@ async def preview(renderer: Renderer, tasks_P: Sequence[Task], group_size: int, 
     """Renders the opening of every seat of a step's tasks; samples nothing."""
     prompts = [await _opening(env, renderer) for task in tasks_P for env in task.table()]
     lines = [f"the first prompt: {len(prompts[0].token_ids)} tokens; the reply is sampled after them", ""]
-    lines += [f"{'id':>8}  weight  text"]
-    for id, weight in zip(prompts[0].token_ids, prompts[0].weights, strict=True):
-        lines.append(f"{id:>8}  {weight:>6.1f}  {renderer.tokenizer.decode([id])!r}")
+    lines += _tokens(renderer, prompts[0].token_ids, prompts[0].weights)
     lengths = [len(p.token_ids) for p in prompts]
     episodes = len(prompts) * group_size
     trained = sum(lengths) * group_size + episodes * max_tokens
@@ -27,6 +26,28 @@ async def preview(renderer: Renderer, tasks_P: Sequence[Task], group_size: int, 
         f"  trained on: at most {trained} tokens after one turn",
     ]
     return "\n".join(lines)
+
+
+def preview_examples(renderer: Renderer, examples_B: Sequence[Example], steps: int) -> str:
+    """The first conversation of a batch, token by token, and what a step of it costs."""
+    first = examples_B[0]
+    lines = [f"the first conversation: {len(first.tokens_T)} tokens; those of weight 1 are learned", ""]
+    lines += _tokens(renderer, first.tokens_T.tolist(), first.weights_T.tolist())
+    lengths = [len(example.tokens_T) for example in examples_B]
+    trained = sum(int(example.weights_T[1:].sum()) for example in examples_B)
+    lines += [
+        "",
+        f"the first step of {steps}: {len(examples_B)} conversations",
+        f"  {sum(lengths)} tokens ({min(lengths)} to {max(lengths)} each), of which {trained} are learned",
+    ]
+    return "\n".join(lines)
+
+
+def _tokens(renderer: Renderer, token_ids: Sequence[int], weights: Iterable[float]) -> list[str]:
+    lines = [f"{'id':>8}  weight  text"]
+    for id, weight in zip(token_ids, weights, strict=True):
+        lines.append(f"{id:>8}  {weight:>6.1f}  {renderer.tokenizer.decode([id])!r}")
+    return lines
 
 
 async def _opening(env: Env, renderer: Renderer) -> Rendered:

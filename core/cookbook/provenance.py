@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from typing import Any
 
@@ -31,6 +31,26 @@ def provenance(row: Row, argv: Sequence[str], settled: Settled) -> dict[str, Any
         },
         "git": _git(),
     }
+
+
+def drift(row: Row, settled: Settled, record: Mapping[str, Any]) -> list[str]:
+    """What of the record of an earlier run isn't so any more, a line each: plugins, versions, revision."""
+    now = provenance(row, (), settled)
+    lines = []
+    for part in ("plugins", "versions"):
+        was, is_now = record.get(part, {}), now[part]
+        for name in sorted(was.keys() & is_now.keys()):
+            if was[name] != is_now[name]:
+                lines.append(f"{name} went from {was[name]} to {is_now[name]}")
+    if record.get("git") != now["git"]:
+        lines.append(f"the code went from {_revision(record.get('git'))} to {_revision(now['git'])}")
+    return lines
+
+
+def _revision(git: Mapping[str, Any] | None) -> str:
+    if git is None:
+        return "no revision"
+    return git["revision"][:12] + (" with changes" if git["dirty"] else "")
 
 
 def _git() -> dict[str, Any] | None:

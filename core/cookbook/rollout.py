@@ -6,66 +6,141 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import logging
 import math
 import numbers
-from collections.abc import Callable, Coroutine, Iterable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 import chz
 import tinker
 
-from .backends.base import Sampler
-from .errors import ConfigError, EnvError
+from .backends.base import Sampler, together
+from .errors import BackendError, ConfigError, CookbookError, EnvError
 from .rendering import Renderer
+from .schedule import Gate, cancel
 from .streams import stream
 from .types import Env, Episode, Message, Start, Step, StopReason, Task, Turn, check_reward
 
-Play = Callable[[int, int, Sampler], Coroutine[Any, Any, list[Episode]]]
+log = logging.getLogger("cookbook")
+EpisodeErrors = Literal["raise", "drop_group", "retry"]
+RETRIES = 2  # of a group in which an environment failed; then it is dropped
 
 
 @chz.chz(typecheck=True)
 class Limits:
-    """What ends an episode that its environment doesn't end."""
+    """What ends an episode that its environment doesn't end. None: no such limit."""
 
     max_turns: int = chz.field(default=16, doc="replies in one episode")
+    max_episode_tokens: int | None = chz.field(
+        default=None, doc="tokens of a prompt and its reply together; never more than the model's context"
+    )
+    max_sampled_tokens: int | None = chz.field(default=None, doc="tokens of an episode's replies together")
+    episode_timeout_s: float | None = chz.field(
+        default=None, doc="seconds by the clock, so that a run with it can't be repeated to the bit"
+    )
 
     @chz.validate
     def _check(self) -> None:
-        if self.max_turns < 1:
-            raise ConfigError(f"limits.max_turns={self.max_turns}: an episode has at least 1 turn")
+        for name in ("max_turns", "max_episode_tokens", "max_sampled_tokens", "episode_timeout_s"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ConfigError(f"limits.{name}={value}: must be more than 0")
+
+
+class _EnvFailed(Exception):
+    """An environment raised `error`: an episode's misfortune, where a broken contract is a mistake."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__()
+        self.error = error
+
+
+@dataclass(slots=True)
+class _Seat:
+    """One episode as far as it was played. key: of its random streams; its last part is the seat."""
+
+    env: Env
+    key: tuple[int | str, ...]
+    turns: list[Turn] = field(default_factory=list)
+    messages: list[Message] = field(default_factory=list)
+    steps: list[Step] = field(default_factory=list)
+    reward: float | None = 0.0
+    reason: StopReason = "table"
+
+    def episode(self, version: int) -> Episode:
+        """An episode that a limit ended before its first reply has no verdict."""
+        return Episode(
+            turns=self.turns,
+            messages=self.messages,
+            reward=self.reward if self.turns else None,
+            correct=self.steps[-1].correct if self.steps else None,
+            stop_reason=self.reason,
+            version=version,
+            seat=int(self.key[-1]),
+            metrics={name: value for step in self.steps for name, value in step.metrics.items()},
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class Player:
-    """How episodes are played. temperature must be 1 where the episodes are trained on."""
+    """How episodes are played. temperature must be 1 where the episodes are trained on.
+
+    errors: what becomes of a group in which an environment raised: "raise" it, "drop_group", or "retry"
+    it twice from its start, and then drop it.
+    """
 
     renderer: Renderer
     max_tokens: int
     limits: Limits
     temperature: float = 1.0
+    errors: EpisodeErrors = "raise"
+    gate: Gate = field(default_factory=Gate)
 
-    async def group(self, task: Task, size: int, sampler: Sampler, key: Sequence[int | str]) -> list[Episode]:
-        """`size` tables of one task, all at once: size x seats episodes, table by table, seat by seat.
+    async def group(
+        self, task: Task, size: int, sampler: Sampler, key: tuple[int | str, ...], order: tuple[int, ...] = ()
+    ) -> list[Episode]:
+        """`size` tables of one task, all at once: size x seats episodes, table by table, seat by seat;
+        none where the group was dropped.
 
         Random streams are keyed by (key, table, seat, turn), so the order in which replies arrive
-        changes nothing. Raises the first error of an environment or of the sampler, with every other
-        episode of the group cancelled. Every environment that was made is closed, whatever happens.
+        changes nothing. order: which group goes first through the gate. Raises the first error of the
+        sampler, or of an environment where `errors` is "raise", with every other episode of the group
+        cancelled. Every environment that was made is closed, whatever happens.
         """
+        for attempt in range(RETRIES + 1):
+            try:
+                return await self._group(task, size, sampler, key, order)
+            except _EnvFailed as failed:
+                if self.errors == "raise":
+                    raise failed.error from failed.error.__cause__
+                last = self.errors == "drop_group" or attempt == RETRIES
+                fate = "its group is dropped" if last else "its group is played again"
+                reason = " ".join(f"{type(failed.error).__name__}: {failed.error}".split())
+                log.warning("an episode of %s failed: %s; %s", type(task).__name__, reason, fate)
+                if last:
+                    break
+        return []
+
+    async def _group(
+        self, task: Task, size: int, sampler: Sampler, key: tuple[int | str, ...], order: tuple[int, ...]
+    ) -> list[Episode]:
         tables: list[list[Env]] = []
         try:
             for _ in range(size):
-                tables.append(list(task.table()))
-            episodes = await together(
-                self._play(env, len(envs), sampler, (*key, table, seat))
+                with _guard(f"{type(task).__name__}.table"):
+                    tables.append(list(task.table()))
+            played = await together(
+                self._admitted(envs, sampler, (*key, table), (*order, table))
                 for table, envs in enumerate(tables)
-                for seat, env in enumerate(envs)
             )
         finally:
-            await together(close(env) for envs in tables for env in envs)
-        score = getattr(task, "score", None)
-        if score is not None:
-            extras = await score(episodes)
+            await together(close(env) for envs in tables for env in envs if hasattr(env, "close"))
+        episodes = [episode for table in played for episode in table]
+        if hasattr(task, "score"):
+            extras = await _asked(task, "score", episodes)
             if len(extras) != len(episodes):
                 name = type(task).__name__
                 raise EnvError(f"{name}.score gave {len(extras)} rewards for {len(episodes)} episodes")
@@ -73,53 +148,88 @@ class Player:
                 episode.reward = _add(episode.reward, extra, task)
         return episodes
 
-    async def _play(self, env: Env, seats: int, sampler: Sampler, key: Sequence[int | str]) -> Episode:
-        """One episode of an environment at a table of so many seats; the last of the key is its own."""
-        start = await opening(env)
-        messages: list[Message] = list(start.messages)
-        prompt_T = self.renderer.build_generation_prompt(messages, tools=start.tools).token_ids
-        turns: list[Turn] = []
-        steps: list[Step] = []
-        reward: float | None = 0.0
-        reason: StopReason = "done"
-        while True:
-            turn = await self._turn(prompt_T, sampler, (*key, len(turns)))
-            turns.append(turn)
-            messages.append(turn.message)
-            step = await _asked(env, "step", turn.message)
-            _check_step(step, env)
-            reward = _add(reward, step.reward, env)
-            steps.append(step)
-            messages += step.messages
-            if step.done:
-                reason = "done" if turn.stopped else "max_tokens"
-                break
-            if len(turns) == self.limits.max_turns:
-                if seats > 1:  # the others may wait for this seat for ever
-                    raise EnvError(
-                        f"{type(env).__name__}: a seat of a table of {seats} reached limits.max_turns="
-                        f"{len(turns)} before its game was done; give a higher limits.max_turns"
-                    )
-                reason = "max_turns"
-                break
-            prompt_T = self._next_prompt(turn, step, messages, start)
-        return Episode(
-            turns=turns,
-            messages=messages,
-            reward=reward,
-            correct=steps[-1].correct,
-            stop_reason=reason,
-            version=sampler.version,
-            seat=int(key[-1]),
-            metrics={name: value for step in steps for name, value in step.metrics.items()},
-        )
+    async def _admitted(
+        self, envs: Sequence[Env], sampler: Sampler, key: tuple[int | str, ...], order: tuple[int, ...]
+    ) -> list[Episode]:
+        async with self.gate.admit(len(envs), order):
+            return await self._table(envs, sampler, key)
 
-    async def _turn(self, prompt_T: list[int], sampler: Sampler, key: Sequence[int | str]) -> Turn:
+    async def _table(
+        self, envs: Sequence[Env], sampler: Sampler, key: tuple[int | str, ...]
+    ) -> list[Episode]:
+        """One sitting. A seat that a limit ends takes the others with it: they may wait for it for ever."""
+        seats = [_Seat(env, (*key, i)) for i, env in enumerate(envs)]
+        if len(seats) == 1:
+            await self._play(seats[0], sampler)
+        else:
+            playing = {asyncio.create_task(self._play(seat, sampler)): seat for seat in seats}
+            try:
+                pending = set(playing)
+                while pending:
+                    done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+                    for task in done:
+                        task.result()
+                    if any(playing[task].reason not in ("done", "max_tokens") for task in done):
+                        break
+            finally:
+                await cancel(list(playing))
+        return [seat.episode(sampler.version) for seat in seats]
+
+    async def _play(self, seat: _Seat, sampler: Sampler) -> None:
+        """One episode, to whatever ends it."""
+        if self.limits.episode_timeout_s is None:
+            seat.reason = await self._turns(seat, sampler)
+            return
+        clock = asyncio.timeout(self.limits.episode_timeout_s)
+        try:
+            async with clock:
+                seat.reason = await self._turns(seat, sampler)
+        except TimeoutError:
+            if not clock.expired():  # the sampler's own
+                raise
+            seat.reason = "timeout"
+
+    async def _turns(self, seat: _Seat, sampler: Sampler) -> StopReason:
+        start = await opening(seat.env)
+        seat.messages += start.messages
+        prompt_T = self.renderer.build_generation_prompt(seat.messages, tools=start.tools).token_ids
+        sampled = 0
+        while True:
+            room, limit = self._room(len(prompt_T), sampled)
+            if room < 1:
+                return limit
+            turn = await self._turn(prompt_T, room, sampler, (*seat.key, len(seat.turns)))
+            seat.turns.append(turn)
+            seat.messages.append(turn.message)
+            sampled += len(turn.tokens_T)
+            step = await _asked(seat.env, "step", turn.message)
+            _check_step(step, seat.env)
+            seat.reward = _add(seat.reward, step.reward, seat.env)
+            seat.steps.append(step)
+            seat.messages += step.messages
+            if step.done:
+                return "done" if turn.stopped else "max_tokens"
+            if len(seat.turns) == self.limits.max_turns:
+                return "max_turns"
+            prompt_T = self._next_prompt(turn, step, seat.messages, start)
+
+    def _room(self, prompt: int, sampled: int) -> tuple[int, StopReason]:
+        """How many tokens the next reply may have, and which limit says so."""
+        room, limit = self.max_tokens, "max_tokens"
+        if self.limits.max_episode_tokens is not None and self.limits.max_episode_tokens - prompt < room:
+            room, limit = self.limits.max_episode_tokens - prompt, "max_episode_tokens"
+        if self.limits.max_sampled_tokens is not None and self.limits.max_sampled_tokens - sampled < room:
+            room, limit = self.limits.max_sampled_tokens - sampled, "max_sampled_tokens"
+        return room, limit  # type: ignore[return-value]
+
+    async def _turn(
+        self, prompt_T: list[int], max_tokens: int, sampler: Sampler, key: tuple[int | str, ...]
+    ) -> Turn:
         response = await sampler.client.sample(
             prompt=tinker.ModelInput.from_ints(prompt_T),
             num_samples=1,
             sampling_params=tinker.SamplingParams(
-                max_tokens=self.max_tokens,
+                max_tokens=max_tokens,
                 temperature=self.temperature,
                 seed=stream(*key),
                 stop=self.renderer.get_stop_sequences(),
@@ -127,8 +237,14 @@ class Player:
         )
         sequence = response.sequences[0]
         parsed = self.renderer.parse_response(sequence.tokens, prompt_ids=prompt_T)
-        stopped = sequence.stop_reason == "stop"
-        return Turn(prompt_T, sequence.tokens, sequence.logprobs or [], parsed.message, stopped)
+        stopped, tokens_T, logprobs_T = (
+            sequence.stop_reason == "stop",
+            sequence.tokens,
+            sequence.logprobs or [],
+        )
+        if len(logprobs_T) != len(tokens_T):
+            raise BackendError(f"the sampler gave {len(logprobs_T)} logprobs for {len(tokens_T)} tokens")
+        return Turn(prompt_T, tokens_T, logprobs_T, parsed.message, stopped)
 
     def _next_prompt(self, turn: Turn, step: Step, messages: list[Message], start: Start) -> list[int]:
         """The tokens so far, verbatim, plus the new messages; rendered anew only where the format edits
@@ -138,20 +254,6 @@ class Player:
         if bridge_T is None:
             return self.renderer.build_generation_prompt(messages, tools=start.tools).token_ids
         return so_far_T + bridge_T
-
-
-async def together(coroutines: Iterable[Coroutine[Any, Any, Any]]) -> list[Any]:
-    """Runs all at once; results in order. The first error cancels the others, and is raised alone."""
-    tasks: list[asyncio.Task[Any]] = []
-    try:
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(c) for c in coroutines]
-    except BaseExceptionGroup as e:
-        error: BaseException = e
-        while isinstance(error, BaseExceptionGroup):
-            error = error.exceptions[0]
-        raise error from None
-    return [task.result() for task in tasks]
 
 
 async def close(env: Env) -> None:
@@ -168,11 +270,28 @@ async def opening(env: Env) -> Start:
     return start
 
 
-async def _asked(env: Env, method: str, *args: Any) -> Any:
-    answer = getattr(env, method)(*args)
-    if not inspect.isawaitable(answer):
-        raise EnvError(f"{type(env).__name__}.{method} is a plain function; write `async def {method}`")
-    return await answer
+async def _asked(source: Any, method: str, *args: Any) -> Any:
+    """Awaits what an environment or a task is asked. What it raises itself comes as `_EnvFailed`."""
+    with _guard(f"{type(source).__name__}.{method}"):
+        answer = getattr(source, method)(*args)
+        if not inspect.isawaitable(answer):
+            raise EnvError(
+                f"{type(source).__name__}.{method} is a plain function; write `async def {method}`"
+            )
+        return await answer
+
+
+@contextmanager
+def _guard(name: str) -> Iterator[None]:
+    """Around somebody else's code."""
+    try:
+        yield
+    except CookbookError:
+        raise
+    except SystemExit as e:
+        raise EnvError(f"{name} called sys.exit({e.code!r})") from None
+    except Exception as e:
+        raise _EnvFailed(e) from e
 
 
 def _check_messages(messages: object, source: str) -> None:
@@ -205,46 +324,3 @@ def _add(total: float | None, reward: float | None, source: object) -> float | N
     """The sum; None, no verdict, when either is. Raises `EnvError` for what is no finite number."""
     check_reward(reward, source)
     return None if total is None or reward is None else total + float(reward)
-
-
-class Rollouts:
-    """Which batch is sampled from which weights. The whole rule: batch b from version max(0, b - max_lag).
-
-    max_lag=0 is synchronous. No episode is older than max_lag by construction, so nothing is filtered,
-    and the same seed gives the same episodes however fast anything is.
-    """
-
-    def __init__(self, play: Play, groups_per_step: int, max_lag: int, start: int, stop: int) -> None:
-        """play: `(step, group, sampler) -> group of episodes`. Batches [start, stop) will be played."""
-        self._play, self._groups_per_step, self._max_lag = play, groups_per_step, max_lag
-        self._start, self._stop = start, stop
-        self._batches: dict[int, list[asyncio.Task[list[Episode]]]] = {}
-
-    def publish(self, sampler: Sampler) -> None:
-        """Starts every batch that is meant for this version."""
-        first = 0 if sampler.version == 0 else sampler.version + self._max_lag
-        last = sampler.version + self._max_lag
-        for step in range(max(first, self._start), min(last + 1, self._stop)):
-            self._batches[step] = [
-                asyncio.create_task(self._play(step, group, sampler))
-                for group in range(self._groups_per_step)
-            ]
-
-    async def take(self, step: int) -> list[list[Episode]]:
-        """The groups of one batch, in index order, once all are played. Raises what any of them raised."""
-        groups_P = await asyncio.gather(*self._batches[step])
-        del self._batches[step]
-        return groups_P
-
-    async def close(self) -> None:
-        """Cancels what still plays and waits for it: no task outlives the loop."""
-        tasks = [task for batch in self._batches.values() for task in batch]
-        self._batches.clear()
-        await cancel(tasks)
-
-
-async def cancel(tasks: Sequence[asyncio.Task[Any]]) -> None:
-    """Cancels tasks and waits until each has ended, whatever it raises then."""
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)

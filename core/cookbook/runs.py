@@ -1,14 +1,18 @@
-"""The run directory: record.json, metrics.jsonl, episodes.jsonl, checkpoints.jsonl.
+"""The run directory: record.json, metrics.jsonl, evaluations.jsonl, episodes.jsonl, checkpoints.jsonl.
 
 record.json is written whole and then renamed into place; the others are only appended to, a line at a
-time. Nothing is written before `Run.begin`.
+time, and cut back to what a checkpoint knows when a run goes on from it. Nothing is written before
+`Run.begin`.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import dataclasses
+import fcntl
 import json
+import logging
 import math
 import os
 import re
@@ -19,11 +23,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from .configs import Tracker, TrackerConfig
-from .errors import BackendError, ConfigError, RunExistsError
+from . import files
+from .errors import BackendError, ConfigError, RunExistsError, UnknownIdError
+from .kinds import Tracker, TrackerConfig
 from .types import Episode
 
-JSON_LINES = ("metrics.jsonl", "episodes.jsonl", "checkpoints.jsonl")
+ROWS = ("metrics.jsonl", "evaluations.jsonl", "episodes.jsonl")
+CHECKPOINTS = "checkpoints.jsonl"
+log = logging.getLogger("cookbook")
 _NAME = re.compile(r"\w[\w.-]*")
 
 
@@ -46,7 +53,8 @@ def new_folder(recipe: str, name: str | None = None) -> Path:
 
 class Run:
     """One run's folder. `step` is the number of batches consumed before this process began, the record's
-    `last_step` how many in all."""
+    `last_step` how many in all. `checkpoint_row` is what a resumed run goes on from. `stop` is set when
+    somebody wants the run to end at the next whole step."""
 
     def __init__(
         self, folder: Path, record: Mapping[str, Any], *, now: Callable[[], float] = time.time
@@ -54,49 +62,89 @@ class Run:
         """record: what is known before anything is built. now: seconds since the epoch."""
         self.folder, self.record, self._now = folder, dict(record), now
         self.step = 0
+        self.checkpoint_row: dict[str, Any] | None = None
         self.trackers: list[Tracker] = []
-        self._begun = False
+        self.stop = asyncio.Event()
+        self.stoppable = False  # whether anybody heeds `stop`
+        self.resumed = False
+        self.begun = False  # whether it is on disk
+        self.last_evaluated = -1  # the newest version that has a row
+        self._rows: dict[str, int] = dict.fromkeys(ROWS, 0)
+        self._lock: int | None = None
+
+    @classmethod
+    def reopen(cls, folder: Path, *, now: Callable[[], float] = time.time) -> Run:
+        """A run that ended before its last step, at its last checkpoint whose row is whole. Changes
+        nothing on disk yet. Raises `ConfigError` for a run that is done or still running."""
+        record = read_record(folder)
+        if record["status"] in ("done", "unreadable"):
+            name = folder.name
+            raise ConfigError(
+                f"{folder} is done; `cookbook run --from {name} load={name}` trains its weights further"
+                if record["status"] == "done"
+                else f"{folder}/record.json can't be read, so what ran there can't be told; start a new run"
+            )
+        run = cls(folder, record, now=now)
+        run._take_lock()
+        run.resumed = True
+        rows = read_rows(folder, CHECKPOINTS)
+        if rows:
+            run.checkpoint_row = rows[-1]
+            run.step = run.checkpoint_row["step"]
+            run._rows = {name: run.checkpoint_row["rows"][name] for name in ROWS}
+        return run
 
     def begin(self, *, trackers: Sequence[TrackerConfig] = (), **facts: Any) -> None:
-        """Makes the folder and writes the record; from here on the run is on disk.
+        """Makes the folder, or cuts its files back to the checkpoint, and writes the record; from here on
+        the run is on disk.
 
         trackers: `TrackerConfig`s to open. facts: what was found out while building, kept in the record.
         Raises `RunExistsError`.
         """
-        self.folder.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            self.folder.mkdir()
-        except FileExistsError:
-            raise RunExistsError(f"{self.folder} is there already: choose another --name") from None
-        for name in JSON_LINES:
+        if self.resumed:
+            self._cut_back(facts)
+        else:
+            self.folder.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                self.folder.mkdir()
+            except FileExistsError:
+                raise RunExistsError(f"{self.folder} is there already: choose another --name") from None
+            self._take_lock()
+            self.record["started"] = self._stamp()
+        self._write_record(**facts, status="running", last_step=self.step)
+        self.begun = True
+        for name in (*ROWS, CHECKPOINTS):
             (self.folder / name).touch()
-        self._begun = True
-        self._write_record(**facts, status="running", started=self._stamp(), last_step=self.step)
         self.trackers += [tracker.open(self) for tracker in trackers]
         for tracker in self.trackers:
             tracker.begin()
 
+    def _cut_back(self, facts: Mapping[str, Any]) -> None:
+        for key, value in facts.items():
+            was = self.record.get(key)
+            if was != value and key not in ("warnings",):
+                log.warning("%s was %s and is %s: the same bits aren't to be expected", key, was, value)
+        keep: dict[str, int] = dict(self._rows)
+        keep[CHECKPOINTS] = len(read_rows(self.folder, CHECKPOINTS))
+        for name, n in keep.items():
+            _keep_rows(self.folder / name, n)
+        for row in read_rows(self.folder, "evaluations.jsonl"):
+            self.last_evaluated = row["version"]
+        for key in ("ended", "error"):
+            self.record.pop(key, None)
+        self.record.setdefault("resumed", []).append({"at": self._stamp(), "step": self.step})
+
     def log(self, step: int, row: Mapping[str, Any]) -> None:
-        """A row of metrics for the files and the trackers."""
-        self.write(step, row)
-        self.track(step, row)
-
-    def write(self, step: int, row: Mapping[str, Any]) -> None:
-        """A row for the files alone, whose order must not depend on what was fast.
-
-        Raises `BackendError` for a number that isn't finite: training went astray.
-        """
-        astray = [k for k, v in row.items() if isinstance(v, float) and not math.isfinite(v)]
-        if astray:
-            raise BackendError(f"step {step}: {', '.join(astray)} not finite; a smaller lr may help")
-        self._append("metrics.jsonl", {"step": step, **row})
-        evaluated = any(name.startswith("eval") for name in row)  # of a version, which may be an old one
-        self.record["last_step"] = max(self.record["last_step"], step if evaluated else step + 1)
-
-    def track(self, step: int, row: Mapping[str, Any]) -> None:
-        """A row for the trackers alone, as soon as it is known."""
+        """A row of metrics of one step."""
+        self._append("metrics.jsonl", {"step": step, **_finite(step, row)})
+        self.record["last_step"] = step + 1
         for tracker in self.trackers:
             tracker.log(step, row)
+
+    def evaluation(self, version: int, row: Mapping[str, Any]) -> None:
+        """A row of what held-out tasks gave, by the weights after `version` batches."""
+        self._append("evaluations.jsonl", {"version": version, **_finite(version, row)})
+        self.last_evaluated = version
 
     def episodes(self, step: int, groups: Sequence[Sequence[Episode]]) -> None:
         """Transcripts of these groups: messages, tokens, rewards."""
@@ -107,40 +155,84 @@ class Run:
         for tracker in self.trackers:
             tracker.episodes(step, [e for episodes in groups for e in episodes])
 
-    def checkpoint(self, step: int, path: str, optimizer_steps: int) -> None:
-        """A row on saved weights. step: batches consumed, which is the checkpoint's label.
+    def checkpoint(self, step: int, path: str, **facts: Any) -> dict[str, Any]:
+        """Writes and returns a row on saved weights, once all that it relies on would survive a power cut.
 
-        offsets: the length in bytes of the other files at this moment.
+        step: batches consumed, which is the checkpoint's label. rows: how many rows the other files have
+        at this moment, where a resume cuts them off.
         """
-        offsets = {name: (self.folder / name).stat().st_size for name in JSON_LINES[:2]}
-        row = {"step": step, "path": path, "optimizer_steps": optimizer_steps, "offsets": offsets}
-        self._append("checkpoints.jsonl", row)
+        for name in ROWS:
+            files.sync(self.folder / name)
+        row = {"step": step, "path": path, **facts, "rows": dict(self._rows)}
+        self._append(CHECKPOINTS, row)
+        files.sync(self.folder / CHECKPOINTS)
+        self.checkpoint_row = row
+        return row
 
     def end(self, status: str, **facts: Any) -> None:
         """Writes how the run ended, where it ever began, and closes the trackers, each whatever befalls
         the others."""
         with contextlib.ExitStack() as closing:
-            for tracker in reversed(self.trackers):
-                closing.callback(tracker.close)
-            if self._begun:
+            if self._lock is not None:
+                closing.callback(os.close, self._lock)
+                self._lock = None
+            while self.trackers:
+                closing.callback(self.trackers.pop(0).close)
+            if self.begun:
                 self._write_record(**facts, status=status, ended=self._stamp())
+
+    def _take_lock(self) -> None:
+        """Held until the process ends, however it ends."""
+        self._lock = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT, 0o666)
+        if not _lock(self._lock):
+            os.close(self._lock)
+            self._lock = None
+            raise ConfigError(f"{self.folder} is being run by another process; wait for it, or stop it")
 
     def _write_record(self, **facts: Any) -> None:
         self.record.update(facts)
-        part = self.folder / "record.json.part"
-        with part.open("w", encoding="utf-8") as file:
-            json.dump(self.record, file, indent=1, ensure_ascii=False)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(self.folder / "record.json")
+        text = json.dumps(self.record, indent=1, ensure_ascii=False)
+        files.replace(self.folder / "record.json", text.encode())
 
     def _append(self, name: str, row: Mapping[str, Any]) -> None:
         line = json.dumps(row, ensure_ascii=False, allow_nan=False, default=_plain) + "\n"
-        with (self.folder / name).open("a", encoding="utf-8") as file:
-            file.write(line)
+        files.append(self.folder / name, line.encode())
+        if name in self._rows:
+            self._rows[name] += 1
 
     def _stamp(self) -> str:
         return datetime.fromtimestamp(self._now(), UTC).isoformat(timespec="milliseconds")
+
+
+def _lock(fd: int) -> bool:
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _finite(step: int, row: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Raises `BackendError` for a number that isn't finite: training went astray."""
+    astray = [k for k, v in row.items() if isinstance(v, float) and not math.isfinite(v)]
+    if astray:
+        raise BackendError(f"step {step}: {', '.join(astray)} not finite; a smaller lr may help")
+    return row
+
+
+def _keep_rows(path: Path, n: int) -> None:
+    """Cuts a file off after its first n lines. Raises `ConfigError` where it has fewer."""
+    end = 0
+    if n or path.exists():
+        with path.open("rb") as file:
+            for at in range(n):
+                line = file.readline()
+                if not line.endswith(b"\n"):
+                    raise ConfigError(
+                        f"{path} has {at} rows where the checkpoint knows of {n}: it was changed"
+                    )
+                end += len(line)
+        os.truncate(path, end)
 
 
 def _plain(value: Any) -> Any:
@@ -156,6 +248,37 @@ def list_runs() -> list[Path]:
     return sorted(folders, key=lambda folder: (read_record(folder)["started"], folder))
 
 
+def find_run(name: str) -> Path:
+    """A run by its name, the beginning of it, its folder, or "last". Raises `UnknownIdError`."""
+    folders = list_runs()
+    if name == "last" and folders:
+        return folders[-1]
+    if len(Path(name).parts) > 1 and (Path(name) / "record.json").is_file():
+        return Path(name)
+    found = [f for f in folders if f.name == name] or [f for f in folders if f.name.startswith(name)]
+    if len(found) > 1:
+        raise UnknownIdError(f"{name!r} could be {', '.join(f.name for f in found)}; give more of it")
+    if not found:
+        raise UnknownIdError(f"there is no run {name!r} in {runs_dir()}; `cookbook runs` shows what there is")
+    return found[0]
+
+
+def weights_of(name: str) -> str:
+    """The path of saved weights: tinker://... itself, or a run's last checkpoint, or RUN@STEP's.
+
+    Raises `UnknownIdError` for a run or a step that isn't there.
+    """
+    if name.startswith("tinker://"):
+        return name
+    run, _, step = name.partition("@")
+    folder = find_run(run)
+    rows = {str(row["step"]): row["path"] for row in read_rows(folder, CHECKPOINTS)}
+    if not rows or (step and step not in rows):
+        which = f"no checkpoint of step {step}" if step else "no checkpoint"
+        raise UnknownIdError(f"run {folder.name} has {which}; it has {', '.join(rows) or 'none'}")
+    return rows[step or list(rows)[-1]]
+
+
 def read_record(folder: Path) -> dict[str, Any]:
     """The record of a run; of one that was damaged, just the keys that every record has."""
     blank = {"status": "unreadable", "started": "", "last_step": ""}
@@ -165,7 +288,22 @@ def read_record(folder: Path) -> dict[str, Any]:
         return blank
 
 
+def status(folder: Path) -> str:
+    """As the record has it, or "killed" where it says running and no process is."""
+    said = read_record(folder)["status"]
+    if said != "running" or not (folder / "lock").is_file():
+        return said
+    fd = os.open(folder / "lock", os.O_RDONLY)
+    try:
+        return "killed" if _lock(fd) else said
+    finally:
+        os.close(fd)
+
+
 def read_rows(folder: Path, name: str = "metrics.jsonl") -> list[dict[str, Any]]:
-    """The whole rows of one of the run's JSON-lines files: a run that is killed may leave half a line."""
+    """The whole rows of one of the run's JSON-lines files: a run that is killed may leave half a line,
+    or no file yet."""
+    if not (folder / name).exists():
+        return []
     with (folder / name).open(encoding="utf-8", errors="replace") as file:
         return [json.loads(line) for line in file if line.endswith("\n")]

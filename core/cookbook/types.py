@@ -16,7 +16,9 @@ from typing import Any, Literal, Protocol, TypedDict, runtime_checkable
 from . import registry
 from .errors import EnvError
 
-StopReason = Literal["done", "max_tokens", "max_turns"]
+StopReason = Literal[
+    "done", "max_tokens", "max_turns", "max_episode_tokens", "max_sampled_tokens", "timeout", "table"
+]
 
 
 class Message(TypedDict):
@@ -128,6 +130,8 @@ class Episode:
     """One environment played to its end by one seat.
 
     reward: sum of the steps' rewards and of the task's score; None when any of them was no verdict.
+    stop_reason: "done" by its environment; "max_tokens" likewise, after a reply that was cut off; the
+    limit that ended it; or "table", when a limit ended another seat of its table.
     version: the number of the weights that all its turns were sampled from.
     """
 

@@ -5,7 +5,8 @@ A backend's `connect` gives a service client with tinker's methods and types; no
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Coroutine, Iterator, Sequence
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -17,15 +18,21 @@ from ..errors import BackendError
 
 
 class SamplingClient(Protocol):
-    """`sample` may be called many times at once; cancelling what awaits it gives the slot back."""
+    """Calls may be made many at once; cancelling what awaits `sample` gives the slot back."""
 
     def sample(
         self, prompt: tinker.ModelInput, num_samples: int, sampling_params: tinker.SamplingParams
     ) -> Awaitable[tinker.SampleResponse]: ...
 
+    def compute_logprobs(self, prompt: tinker.ModelInput) -> Awaitable[list[float | None]]: ...
+
 
 class TrainingClient(Protocol):
     """Requests are carried out in the order of the calls; each call returns at once."""
+
+    def forward(
+        self, data: list[tinker.Datum], loss_fn: Any, loss_fn_config: dict[str, float] | None = None
+    ) -> Awaitable[tinker.ForwardBackwardOutput]: ...
 
     def forward_backward(
         self, data: list[tinker.Datum], loss_fn: Any, loss_fn_config: dict[str, float] | None = None
@@ -35,15 +42,19 @@ class TrainingClient(Protocol):
 
     def save_state(self, name: str, *, overwrite: bool = False) -> Awaitable[Any]: ...
 
+    def save_weights_for_sampler(self, name: str) -> Awaitable[Any]: ...
+
     def save_weights_and_get_sampling_client(self) -> Awaitable[Any]: ...
 
 
 @dataclass(frozen=True, slots=True)
 class Sampler:
-    """Fixed weights to sample from. version: the number of batches that went into them."""
+    """Fixed weights to sample from. version: the number of batches that went into them. path: where they
+    are kept, or "" where they aren't."""
 
     client: SamplingClient
     version: int
+    path: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +64,14 @@ class Update:
 
     metrics: dict[str, float]
     logprobs_D: list[np.ndarray]
+
+
+@dataclass(frozen=True, slots=True)
+class Saved:
+    """Weights and optimizer state on disk. path: to load them from. optimizer_steps: that they contain."""
+
+    path: str
+    optimizer_steps: int
 
 
 @contextmanager
@@ -68,19 +87,72 @@ def plain_errors() -> Iterator[None]:
         raise BackendError(f"the Tinker service: {type(e).__name__}: {reason}") from e
 
 
+async def together(coroutines: Iterable[Coroutine[Any, Any, Any]]) -> list[Any]:
+    """Runs all at once; results in order. The first error cancels the others, and is raised alone."""
+    tasks: list[asyncio.Task[Any]] = []
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(c) for c in coroutines]
+    except BaseExceptionGroup as e:
+        error: BaseException = e
+        while isinstance(error, BaseExceptionGroup):
+            error = error.exceptions[0]
+        raise error from None
+    return [task.result() for task in tasks]
+
+
+async def logprobs_under(client: SamplingClient, tokens_D: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """The log-probability of each token of each sequence after those before it, float64 [T] nats; 0 for
+    the first."""
+    answers = await together(
+        _answer(client.compute_logprobs(tinker.ModelInput.from_ints(tokens_T.tolist())))
+        for tokens_T in tokens_D
+    )
+    for tokens_T, answer in zip(tokens_D, answers, strict=True):
+        if len(answer) != len(tokens_T):
+            raise BackendError(f"compute_logprobs gave {len(answer)} values for {len(tokens_T)} tokens")
+    return [np.array([0.0, *answer[1:]], dtype=np.float64) for answer in answers]
+
+
+async def _answer(future: Awaitable[Any]) -> Any:
+    return await future
+
+
 class Trainer:
     """Submits a step's gradient parts and its optimizer step together, and publishes weights."""
 
-    def __init__(self, client: TrainingClient, loss_fn: str) -> None:
-        self._client, self._loss_fn = client, loss_fn
+    def __init__(
+        self,
+        client: TrainingClient,
+        loss_fn: str,
+        loss_config: dict[str, float] | None = None,
+        reopen: Callable[[str], Awaitable[SamplingClient]] | None = None,
+    ) -> None:
+        """reopen: makes a sampling client of a path; given where published weights must be kept, since
+        what goes on from a checkpoint samples from some that are older."""
+        self._client, self._loss_fn, self._loss_config = client, loss_fn, loss_config
+        self._reopen = reopen
         self._parts: list[Awaitable[tinker.ForwardBackwardOutput]] = []
-        self._published: SamplingClient | None = None
+        self._published: Sampler | None = None
         self.optimizer_steps = 0
 
     def accumulate(self, data_D: Sequence[tinker.Datum]) -> None:
         """Submits a part of the step's gradient, and doesn't wait for it."""
         if data_D:
-            self._parts.append(self._client.forward_backward(list(data_D), self._loss_fn))
+            self._parts.append(self._client.forward_backward(list(data_D), self._loss_fn, self._loss_config))
+
+    def forward(
+        self, data_D: Sequence[tinker.Datum], loss_fn: str | None = None
+    ) -> Coroutine[Any, Any, list[np.ndarray]]:
+        """Submits a pass without gradient: each target's log-probability by the weights as they are after
+        all that was submitted before, float32 [T] nats a datum."""
+        config = self._loss_config if loss_fn is None else None
+        future = self._client.forward(list(data_D), loss_fn or self._loss_fn, config) if data_D else None
+        return self._logprobs(future)
+
+    async def _logprobs(self, future: Awaitable[tinker.ForwardBackwardOutput] | None) -> list[np.ndarray]:
+        outputs = (await future).loss_fn_outputs if future is not None else []
+        return [out["logprobs"].to_numpy() for out in outputs]
 
     def step(self, adam: tinker.AdamParams) -> Coroutine[Any, Any, Update]:
         """Submits the optimizer step at once. A batch with no gradient takes none: momentum and decay
@@ -110,16 +182,30 @@ class Trainer:
         """
         if self._published is not None:
             return self._republish(self._published, version)
+        if self._reopen is not None:
+            return self._keep(self._client.save_weights_for_sampler(f"{version:06d}"), version)
         return self._publish(self._client.save_weights_and_get_sampling_client(), version)
 
-    async def _republish(self, client: SamplingClient, version: int) -> Sampler:
-        return Sampler(client, version)
+    async def reopen(self, version: int, path: str) -> Sampler:
+        """Weights that were published before."""
+        assert self._reopen is not None
+        return Sampler(await self._reopen(path), version, path)
+
+    async def _republish(self, sampler: Sampler, version: int) -> Sampler:
+        return Sampler(sampler.client, version, sampler.path)
+
+    async def _keep(self, saved: Awaitable[Any], version: int) -> Sampler:
+        self._published = await self.reopen(version, (await saved).path)
+        return self._published
 
     async def _publish(self, snapshot: Awaitable[Any], version: int) -> Sampler:
-        client = self._published = await snapshot
-        return Sampler(client, version)
+        self._published = Sampler(await snapshot, version)
+        return self._published
 
-    async def save(self, name: str) -> str:
-        """Keeps weights and optimizer state; returns the path to load them from."""
+    def save(self, name: str) -> Coroutine[Any, Any, Saved]:
+        """Submits that weights and optimizer state be kept as they are after all that was submitted."""
         # A run that was killed and resumed comes by the same name again.
-        return (await self._client.save_state(name, overwrite=True)).path
+        return self._save(self._client.save_state(name, overwrite=True), self.optimizer_steps)
+
+    async def _save(self, saved: Awaitable[Any], optimizer_steps: int) -> Saved:
+        return Saved((await saved).path, optimizer_steps)

@@ -7,8 +7,8 @@ from typing import Any
 
 import chz
 
-from ..configs import BackendConfig
 from ..errors import ConfigError
+from ..kinds import BackendConfig
 from ..rendering import Tokenizer, load_tokenizer
 
 
@@ -30,6 +30,11 @@ class TinkerBackend(BackendConfig):
         import tinker
 
         return tinker.ServiceClient(base_url=self.base_url, user_metadata={"run": run_dir.name})
+
+    def rest_client(self, service: Any) -> Any:
+        import tinker
+
+        return tinker.RestClient(base_url=self.base_url)
 
     def tokenizer(self, model: str) -> Tokenizer:
         """From the hub, under the name that the service takes it from: a variant, `org/model/variant`,

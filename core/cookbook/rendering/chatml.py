@@ -20,16 +20,26 @@ class ChatML(Renderer):
 
     def _opening(self, messages: Sequence[Message]) -> list[int]:
         has_system = bool(messages) and messages[0]["role"] == "system"
-        if self.default_system is None or has_system or not messages:
+        if self.default_system is None or has_system:
             return []
-        return self._message(Message(role="system", content=self.default_system))
+        system = Message(role="system", content=self.default_system)
+        return self._message(system, None) + self.newline
 
-    def _message(self, message: Message) -> list[int]:
+    def _message(self, message: Message, before: str | None) -> list[int]:
         text = f"{message['role']}\n{message['content']}"
-        return [self.start, *self.tokenizer.encode(text), self.end, *self.newline]
+        return [*self._start(before), *self.tokenizer.encode(text), self.end]
 
-    def _reply_header(self) -> list[int]:
-        return [self.start, *self.tokenizer.encode("assistant\n")]
+    def _reply_header(self, before: str | None) -> list[int]:
+        return [*self._start(before), *self.tokenizer.encode("assistant\n")]
+
+    def _start(self, before: str | None) -> list[int]:
+        return [self.start] if before is None else [*self.newline, self.start]
+
+    def _reply(self, content: str, after: str | None) -> list[int]:
+        return [*self.tokenizer.encode(content), self.end]
+
+    def _end(self, after: str | None) -> list[int]:
+        return [self.end]
 
     def get_stop_sequences(self) -> list[int]:
         return [self.end]
@@ -39,11 +49,3 @@ class ChatML(Renderer):
         stopped = self.end in ids
         text = self.tokenizer.decode(ids[: ids.index(self.end)] if stopped else ids)
         return Parsed(Message(role="assistant", content=text), stopped)
-
-    def bridge(
-        self, token_ids: Sequence[int], stopped: bool, messages: Sequence[Message]
-    ) -> list[int] | None:
-        ids = [*([] if stopped else [self.end]), *self.newline]
-        for message in messages:
-            ids += self._message(message)
-        return ids + self._reply_header()

@@ -11,19 +11,29 @@ _STOP = "\n\nUser:"
 
 
 class RoleColon(Renderer):
-    """A reply ends where the next "User:" begins."""
+    """A reply ends where the next "User:" begins: its stop is the header of the user message after it.
+
+    Content and stop are encoded as one text, since that is how a model says them: the last mark of a
+    sentence and the blank line after it are one token in many vocabularies. Content is parsed stripped.
+    """
 
     def _opening(self, messages: Sequence[Message]) -> list[int]:
         return list(self.tokenizer.prefix_ids)
 
-    def _message(self, message: Message) -> list[int]:
-        return self.tokenizer.encode(f"{message['role'].capitalize()}:") + self._content(message)
+    def _message(self, message: Message, before: str | None) -> list[int]:
+        content = self.tokenizer.encode(f" {message['content']}\n\n")
+        if before == "assistant" and message["role"] == "user":
+            return content  # the reply's stop is this message's header
+        return self.tokenizer.encode(f"{message['role'].capitalize()}:") + content
 
-    def _content(self, message: Message) -> list[int]:
-        return self.tokenizer.encode(f" {message['content']}\n\n")
-
-    def _reply_header(self) -> list[int]:
+    def _reply_header(self, before: str | None) -> list[int]:
         return self.tokenizer.encode("Assistant:")
+
+    def _reply(self, content: str, after: str | None) -> list[int]:
+        return self.tokenizer.encode(f" {content}{_ending(after)}")
+
+    def _end(self, after: str | None) -> list[int]:
+        return self.tokenizer.encode(_ending(after))
 
     def get_stop_sequences(self) -> list[str]:
         return [_STOP]
@@ -32,16 +42,7 @@ class RoleColon(Renderer):
         text, stop, _ = self.tokenizer.decode(token_ids).partition(_STOP)
         return Parsed(Message(role="assistant", content=text.strip()), bool(stop))
 
-    def bridge(
-        self, token_ids: Sequence[int], stopped: bool, messages: Sequence[Message]
-    ) -> list[int] | None:
-        messages = list(messages)
-        if not stopped:
-            ids = self.tokenizer.encode("\n\n")
-        elif messages and messages[0]["role"] == "user":
-            ids = self._content(messages.pop(0))  # the stop that was sampled is this message's header
-        else:
-            return None
-        for message in messages:
-            ids += self._message(message)
-        return ids + self._reply_header()
+
+def _ending(after: str | None) -> str:
+    """A blank line alone where another than the user speaks next."""
+    return _STOP if after in ("user", None) else "\n\n"

@@ -22,6 +22,9 @@ class Tokenizer:
         self.name = name
         self.prefix_ids: list[int] = backend.encode("", add_special_tokens=True).ids
         self._backend = backend
+        self._byte_level = backend.decoder is not None and b'"ByteLevel"' in backend.decoder.__getstate__()
+        added = backend.get_added_tokens_decoder().items()
+        self._added_bytes = {id: 0 if token.special else len(token.content.encode()) for id, token in added}
         self._be_literal()
 
     def _be_literal(self) -> None:
@@ -42,6 +45,20 @@ class Tokenizer:
     def decode(self, token_ids: Sequence[int]) -> str:
         """The text, control tokens included; bytes that aren't whole characters become U+FFFD."""
         return self._backend.decode(list(token_ids), skip_special_tokens=False)
+
+    def utf8_length(self, token_ids: Sequence[int]) -> int:
+        """How many bytes of text these tokens stand for, UTF-8; control tokens count none.
+
+        Exact for byte-level vocabularies, also where a character is split and only part of it is here:
+        the lengths of parts add up. For others it is the length of `decode`.
+        """
+        if not self._byte_level:
+            return len(self.decode([id for id in token_ids if self._added_bytes.get(id) != 0]).encode())
+        return sum(
+            # a byte-level token is spelt with one letter a byte; an id beyond the vocabulary has no text
+            self._added_bytes[id] if id in self._added_bytes else len(self._backend.id_to_token(id) or "")
+            for id in token_ids
+        )
 
     def control(self, token: str) -> int:
         """The id of a control token. Raises `RendererError` where the vocabulary lacks it."""

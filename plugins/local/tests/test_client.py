@@ -1,6 +1,7 @@
-"""The clients: order, futures, failures, closing, saved weights; and the backend's config."""
+"""The clients: order, futures, failures, closing, scoring."""
 
 import asyncio
+import inspect
 import json
 import threading
 from contextlib import ExitStack
@@ -11,6 +12,7 @@ import tinker
 import torch
 
 from cookbook.errors import BackendError, ConfigError
+from cookbook_plugin_local import client as local
 from cookbook_plugin_local.backend import TorchBackend
 from cookbook_plugin_local.client import Options, ServiceClient
 
@@ -73,6 +75,14 @@ def said(sampler):
     return sequence.tokens, sequence.logprobs
 
 
+def bits(sampler):
+    """All that may come out of a sampler: samples, their log-probabilities, those of given tokens."""
+    params = tinker.SamplingParams(max_tokens=20, stop=[], seed=3)
+    sampled = sampler.sample(PROMPT, 3, params)
+    given = sampler.compute_logprobs(tinker.ModelInput.from_ints(list(range(5, 40))))
+    return [(s.tokens, s.logprobs) for s in sampled.result().sequences], given.result()
+
+
 def hold(service):
     """Keeps the engine at a job until the event is set."""
     release = threading.Event()
@@ -83,6 +93,15 @@ def hold(service):
 def one_line(error, text):
     assert text in str(error.value)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["ServiceClient", "TrainingClient", "SamplingClient", "RestClient"])
+def test_methods_take_what_the_sdks_take_in_the_same_order(name):
+    ours, theirs = getattr(local, name), getattr(tinker, name)
+    for method, function in vars(ours).items():
+        if not method.startswith("_"):
+            mine, sdk = (list(inspect.signature(f).parameters) for f in (function, getattr(theirs, method)))
+            assert mine == sdk[: len(mine)], method
 
 
 def test_futures_can_be_awaited_and_waited_for(client):
@@ -131,24 +150,46 @@ def test_requests_are_carried_out_in_the_order_of_the_calls(service, folder):
 
 def test_a_failure_poisons_what_comes_after_it_in_this_client_only(service, client, folder):
     other, before = new_client(service, folder), answer(client)
-    first = client.forward_backward([datum()], "no_such_loss")
+    first = client.forward_backward([tinker.Datum(PROMPT, {})], "cross_entropy")
     later = [client.optim_step(ADAM), client.save_state("a"), client.save_weights_and_get_sampling_client()]
     with pytest.raises(BackendError) as error:
         first.result()
-    one_line(error, "no loss 'no_such_loss'")
+    one_line(error, "cross_entropy needs loss_fn_inputs['target_tokens']")
     for future in [*later, client.forward_backward([datum()], "cross_entropy")]:
         with pytest.raises(BackendError) as error:
             future.result()
-        one_line(error, "an earlier request of this client failed: local/torch has no loss 'no_such_loss'")
+        one_line(error, "an earlier request of this client failed: cross_entropy needs")
     assert answer(other) == before
     train(other, [0])
 
 
-def test_a_loss_fn_config_is_refused_at_once_and_poisons_nothing(client):
-    with pytest.raises(BackendError) as error:
-        client.forward_backward([datum()], "cross_entropy", {"clip_low_threshold": 0.8})
-    one_line(error, "cross_entropy takes no loss_fn_config")
+def test_a_loss_or_a_setting_that_is_not_there_is_refused_at_once_and_poisons_nothing(client):
+    for call in (client.forward, client.forward_backward):
+        with pytest.raises(BackendError) as error:
+            call([datum()], "cross_entropy", {"clip_low_threshold": 0.8})
+        one_line(error, "cross_entropy takes no loss_fn_config")
+        with pytest.raises(BackendError) as error:
+            call([datum()], "no_such_loss")
+        one_line(error, "no loss 'no_such_loss'")
     train(client, [0])
+
+
+def test_the_settings_of_a_loss_reach_its_formula(client):
+    inputs = {"target_tokens": [6, 7, 8], "logprobs": [-9.0] * 3, "advantages": [1.0] * 3}
+    judged = tinker.Datum(PROMPT, inputs)  # far more likely now than when they were sampled: clipped
+    for clip in (1.2, 1.5):
+        for call in (client.forward, client.forward_backward):
+            output = call([judged], "ppo", {"clip_high_threshold": clip}).result()
+            assert output.metrics["loss:sum"] == pytest.approx(-3 * clip)
+
+
+def test_forward_is_forward_backward_without_the_gradient(client):
+    ahead = client.forward([datum(weights=[0.0] * 6 + [1.0] * 6)], "cross_entropy").result()
+    output = client.forward_backward([datum(weights=[0.0] * 6 + [1.0] * 6)], "cross_entropy").result()
+    assert ahead.metrics["loss:sum"] == pytest.approx(output.metrics["loss:sum"])
+    all_of_them, some = (o.loss_fn_outputs[0]["logprobs"].to_numpy() for o in (ahead, output))
+    assert (all_of_them < 0).all()
+    assert all_of_them[6:] == pytest.approx(some[6:]) and (some[:6] == 0).all()
 
 
 def test_closing_fails_what_is_queued_and_ends_the_thread(service, client, monkeypatch):
@@ -195,7 +236,10 @@ def test_use_after_close_is_one_line(service, client, folder):
         lambda: client.forward_backward([datum()], "cross_entropy"),
         lambda: client.optim_step(ADAM),
         lambda: sampler.sample(PROMPT, 1, GREEDY),
+        lambda: sampler.compute_logprobs(PROMPT),
         lambda: service.create_lora_training_client(str(folder)),
+        lambda: service.create_sampling_client(base_model=str(folder)),
+        lambda: service.create_rest_client().delete_checkpoint_from_tinker_path("tinker://run/weights/a"),
     ):
         with pytest.raises(BackendError) as error:
             call()
@@ -247,67 +291,60 @@ def test_clients_of_one_model_share_its_weights_and_equal_seeds_are_equal(servic
     assert answer(a) == answer(b) != answer(c)
 
 
-def test_a_state_is_saved_under_the_run_and_loaded_from_the_run_beside_it(connect, folder, tmp_path):
-    first, second = (new_client(connect(run), folder, seed=i) for i, run in enumerate(["one", "two"]))
-    train(first, [1])
-    path = first.save_state("step-1").result().path
-    assert path == "tinker://one/weights/step-1"
-    assert (tmp_path / "one" / "weights" / "step-1").is_dir()
-    train(second, [5])
-    second.load_state_with_optimizer(path).result()
-    assert answer(first) == answer(second)
-    for client in (first, second):
-        train(client, [2])
-    assert answer(first) == answer(second)
-    second.load_state(path).result()  # with a fresh optimizer, which takes another step
-    train(second, [2])
-    assert answer(first) != answer(second)
+# Log-probabilities of given tokens
 
 
-@pytest.mark.parametrize(
-    "path",
-    [
-        "tinker://run/weights/nowhere",
-        "tinker://other/weights/there",
-        "tinker://run/sampler_weights/there",
-        "tinker://run/weights/there/deeper",
-        "tinker://run/weights",
-        "tinker://../run/weights/there",
-        "run/weights/there",
-        "",
-    ],
-)
-def test_a_path_that_is_not_there_is_one_line(client, path):
-    client.save_state("there").result()
-    with pytest.raises(BackendError) as error:
-        client.load_state(path).result()
-    one_line(error, f"no saved weights {path!r}")
+def test_log_probabilities_can_be_awaited_and_the_first_has_none(client):
+    sampler = client.save_weights_and_get_sampling_client().result()
+    whole = sampler.compute_logprobs(PROMPT).result()
+    assert whole[0] is None and len(whole) == 3 and all(x < 0 for x in whole[1:])
+
+    async def awaited():
+        return await sampler.compute_logprobs(PROMPT, prompt_logprobs_last_n=1)
+
+    assert asyncio.run(awaited()) == [None, None, whole[2]]
 
 
-def test_a_state_is_saved_again_under_its_name_only_if_asked(client):
-    path = client.save_state("a").result().path
-    train(client, [1])
-    assert client.save_state("a", overwrite=True).result().path == path
-    trained = answer(client)
-    client.load_state(path).result()
-    assert answer(client) == trained
-    with pytest.raises(BackendError) as error:
-        client.save_state("a").result()
-    one_line(error, "is already there")
+def test_scoring_goes_on_beside_sampling(service, client):
+    sampler = client.save_weights_and_get_sampling_client().result()
+    alone = bits(sampler)
+    release = hold(service)
+    endless = sampler.sample(PROMPT, 1, ENDLESS)
+    scored = [sampler.compute_logprobs(tinker.ModelInput.from_ints(list(range(5, 40)))) for _ in range(3)]
+    release.set()
+    assert [s.result() for s in scored] == [alone[1]] * 3
+    assert endless.future().cancel()
+    assert bits(sampler) == alone
 
 
-@pytest.mark.parametrize("name", ["", "a/b", "../a", "..", "/a"])
-def test_a_state_needs_a_plain_name(client, name):
-    with pytest.raises(BackendError) as error:
-        client.save_state(name)
-    one_line(error, "isn't a name")
+def test_cancelling_a_score_takes_it_out_of_the_queue(service, client):
+    sampler = client.save_weights_and_get_sampling_client().result()
+    release = hold(service)
+    gone, stays = sampler.compute_logprobs(PROMPT), sampler.compute_logprobs(PROMPT)
+    assert gone.future().cancel()
+    release.set()
+    assert len(stays.result()) == 3
+    assert not service._engine.submit(lambda: sampler._scorer.busy).result()
 
 
-def test_another_rank_is_refused_in_one_line(service, client, folder):
-    path = client.save_state("a").result().path
-    with pytest.raises(BackendError) as error:
-        new_client(service, folder, rank=2).load_state(path).result()
-    one_line(error, "a LoRA of rank 4")
+def test_what_cannot_be_scored_is_refused_at_once(client):
+    sampler = client.save_weights_and_get_sampling_client().result()
+    for prompt, last_n in [([], None), ([5, 100_000], None), ([5, 6], 2)]:
+        with pytest.raises(ConfigError):
+            sampler.compute_logprobs(tinker.ModelInput.from_ints(prompt), last_n)
+
+
+def test_the_oldest_versions_batch_is_decoded_first(service, client):
+    old, new = (client.save_weights_and_get_sampling_client().result() for _ in range(2))
+    release, order = hold(service), []
+    for sampler, name, count in [(new, "new", 2), (old, "old", 30)]:
+        params = tinker.SamplingParams(max_tokens=count, stop=[], seed=0)
+        future = sampler.sample(PROMPT, 1, params).future()
+        future.add_done_callback(lambda _, name=name: order.append(name))
+    release.set()
+    service._engine.submit(lambda: None).result()
+    bits(new)
+    assert order == ["old", "new"]
 
 
 def test_an_unknown_model_is_refused_at_once_in_one_line(service):
@@ -327,43 +364,3 @@ def test_a_model_that_cannot_be_run_fails_in_the_future_and_not_the_engine(servi
     with pytest.raises(BackendError, match="'mamba'"):
         service.create_lora_training_client(str(wrong)).result()
     train(new_client(service, folder), [0])
-
-
-# The backend's config
-
-
-def test_a_backend_connects_with_its_options(folder, tmp_path):
-    backend = TorchBackend(dtype="float32", threads=1, token_budget=64, lora_alpha=4.0)
-    with backend.connect(tmp_path / "run") as service:
-        client = new_client(service, folder)
-        assert torch.get_num_threads() == 1
-        assert (client._learner.model.dtype, client._learner.token_budget) == (torch.float32, 64)
-        assert client._learner.lora.alpha == 4.0
-        assert client.get_tokenizer().decode(client.get_tokenizer().encode("Hi")) == "Hi"
-
-
-def test_the_description_names_what_bits_depend_on():
-    facts = TorchBackend(threads=1).describe()
-    assert set(facts) == {"dtype", "threads", "torch", "processor", "cpu_capability"}
-    assert facts["threads"] == 1  # also before it connects
-    assert facts["dtype"] in ("bfloat16", "float32")
-    assert TorchBackend().describe()["threads"] == torch.get_num_threads()
-    assert json.loads(json.dumps(facts)) == facts
-
-
-@pytest.mark.parametrize(
-    ("avx512", "amx", "dtype"),
-    [(True, False, "bfloat16"), (False, True, "bfloat16"), (False, False, "float32")],
-)
-def test_dtype_auto_takes_what_the_processor_multiplies(monkeypatch, avx512, amx, dtype):
-    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx512)
-    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
-    assert TorchBackend().describe()["dtype"] == dtype
-    assert TorchBackend(dtype="float32").describe()["dtype"] == "float32"
-
-
-@pytest.mark.parametrize("options", [{"threads": -1}, {"token_budget": 0}, {"dtype": "float16"}])
-def test_options_that_cannot_be_are_refused(options):
-    with pytest.raises((ConfigError, TypeError)) as error:
-        TorchBackend(**options)
-    one_line(error, next(iter(options)))

@@ -13,6 +13,7 @@ from cookbook.rendering import load_tokenizer
 from cookbook_plugin_local import decoding
 from cookbook_plugin_local.decoding import Decoder, choose, new_request
 from cookbook_plugin_local.llama import Llama, Lora
+from cookbook_plugin_local.losses import find_loss
 from cookbook_plugin_local.training import Learner
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -118,7 +119,8 @@ def test_logprobs_are_the_trainers_at_any_temperature(model, new_decoder, temper
             data.append(tinker.Datum(tinker.ModelInput.from_ints(whole[:-1]), inputs))
             sampled.append([0.0] * (len(prompt) - 1) + logprobs)
     trainable = {k: p.clone().requires_grad_() for k, p in lora.parameters.items()}
-    output = Learner(model, Lora(4, 6.0, trainable), 256).forward_backward(data, "cross_entropy")
+    learner = Learner(model, Lora(4, 6.0, trainable), 256)
+    output = learner.forward_backward(data, find_loss("cross_entropy"))
     for found, right in zip(sampled, output.loss_fn_outputs, strict=True):
         np.testing.assert_allclose(found, right["logprobs"].to_numpy(), atol=1e-4)
 
@@ -259,9 +261,11 @@ def test_a_cancelled_request_is_the_last_and_the_decoder_rests(model, new_decode
     decoder, only = new_decoder(), request(model, [5], max_tokens=100)
     decoder.add(only)
     decoder.step()
+    assert decoder._cache.numel() > 0
     only.future.cancel()
     decoder.step()
     assert not decoder.busy
+    assert decoder._cache.numel() == 0 and not decoder._prompts
 
 
 def test_two_versions_alive_at_once_give_each_its_own_results(model, new_decoder):
@@ -326,6 +330,7 @@ def test_a_request_that_breaks_a_step_takes_only_the_unanswered_ones_with_it(mod
     assert bits(done)[0][0] == "length"
     assert unlucky.future.exception(timeout=0) is caught.value
     assert not decoder.busy
+    assert decoder._cache.numel() == 0 and not decoder._prompts
 
 
 # The distribution

@@ -14,7 +14,7 @@ from cookbook import BackendConfig
 from cookbook.errors import ConfigError
 from cookbook.rendering import Tokenizer, load_tokenizer
 
-from .models import EMBEDDED, find_model
+from .models import EMBEDDED, context_length, find_model
 
 
 @chz.chz(typecheck=True)
@@ -42,6 +42,9 @@ class TorchBackend(BackendConfig):
 
     def tokenizer(self, model: str) -> Tokenizer:
         return load_tokenizer(find_model(model))
+
+    def context(self, model: str) -> int:
+        return context_length(model)
 
     def connect(self, run_dir: Path) -> Any:
         import torch

@@ -26,7 +26,7 @@ _PROMPT_TOKENS_KEPT = 16384
 _PREFILL_TOKENS = 4096  # in one pass, unless a single prompt is longer: bounds memory, changes no bits
 # Rows of every product while decoding, and while prefilling. Fewer would make a single request faster,
 # more would make large batches faster; see `Llama.hidden` for why they are fixed.
-_DECODE_ROWS, _PREFILL_ROWS = 128, 256
+DECODE_ROWS, PREFILL_ROWS = 128, 256
 
 
 @dataclass(frozen=True)
@@ -70,11 +70,16 @@ class _Prefill:
 
 
 class Decoder:
-    """Decodes all requests on one snapshot of the weights together. Used from one thread."""
+    """Decodes all requests on one snapshot of the weights together. Used from one thread.
 
-    def __init__(self, model: Llama, lora: Lora, decode_text: Callable[[Sequence[int]], str]) -> None:
-        self.model, self._decode_text = model, decode_text
-        self._factors = lora.factors(model.shape.layers, model.dtype)
+    place: in the engine's order; the lowest is served first.
+    """
+
+    def __init__(
+        self, model: Llama, lora: Lora, decode_text: Callable[[Sequence[int]], str], place: int = 0
+    ) -> None:
+        self.model, self._decode_text, self.place = model, decode_text, place
+        self.factors = lora.factors(model.shape.layers, model.dtype)
         self._waiting: list[Request] = []
         self._rows: list[_Row] = []
         self._prompts: OrderedDict[tuple[int, ...], _Prefill] = OrderedDict()
@@ -92,6 +97,7 @@ class Decoder:
         """Fails every request that isn't answered yet."""
         requests = {id(r): r for r in [*self._waiting, *(row.request for row in self._rows)]}
         self._waiting, self._rows = [], []
+        self._rest()
         for request in requests.values():
             if not request.future.done() and request.future.set_running_or_notify_cancel():
                 request.future.set_exception(error)
@@ -107,6 +113,13 @@ class Decoder:
             self._waiting = []  # only now: until they have rows, `abandon` must find them here
         if self._rows:
             self._sample(torch.cat(logits) if len(logits) > 1 else logits[0])
+        if not self._rows:
+            self._rest()
+
+    def _rest(self) -> None:
+        """A snapshot without rows keeps no memory."""
+        self._cache = self._cache[:, :, :0, :, :0].clone()
+        self._prompts.clear()
 
     def _join(self, requests: list[Request]) -> torch.Tensor:
         """A row for each sample of each request, on one prefill a distinct prompt. Returns their logits."""
@@ -142,12 +155,11 @@ class Decoder:
 
         def attend(layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
             kept.append((k, v))
-            parts = zip(q.split(lengths), k.split(lengths), v.split(lengths), strict=True)
-            return torch.cat([_causal(*part) for part in parts])
+            return attend_each(lengths, q, k, v)
 
-        hidden = self.model.hidden(ids, positions, self._factors, attend, rows=_PREFILL_ROWS)
+        hidden = self.model.hidden(ids, positions, self.factors, attend, rows=PREFILL_ROWS)
         last = torch.tensor(lengths).cumsum(0) - 1
-        logits = self.model.logits(hidden[last], rows=_DECODE_ROWS)
+        logits = self.model.logits(hidden[last], rows=DECODE_ROWS)
         keys, values = (torch.stack(side).split(lengths, dim=1) for side in zip(*kept, strict=True))
         for prompt, k, v, row in zip(prompts, keys, values, logits, strict=True):
             self._prompts[prompt] = _Prefill(
@@ -189,8 +201,8 @@ class Decoder:
             keys, values = cache[layer, 0, :n, :, :seen], cache[layer, 1, :n, :, :seen]
             return F.scaled_dot_product_attention(q, keys, values, attn_mask=mask).reshape(n, shape.heads, -1)
 
-        hidden = self.model.hidden(ids, lengths, self._factors, attend, rows=_DECODE_ROWS)
-        return self.model.logits(hidden, rows=_DECODE_ROWS)
+        hidden = self.model.hidden(ids, lengths, self.factors, attend, rows=DECODE_ROWS)
+        return self.model.logits(hidden, rows=DECODE_ROWS)
 
     def _sample(self, logits: torch.Tensor) -> None:
         temperatures = torch.tensor([row.request.temperature for row in self._rows])
@@ -200,9 +212,6 @@ class Decoder:
             row.tokens.append(token)
             row.logprobs.append(logprob)
         self._keep([i for i, row in enumerate(self._rows) if not self._ended(row)])
-        if not self._rows:
-            self._cache = self._cache[:, :, :0, :, :0].clone()  # an idle snapshot keeps no memory
-            self._prompts.clear()
 
     def _ended(self, row: _Row) -> bool:
         request = row.request
@@ -255,9 +264,25 @@ def _parts(prompts: list[tuple[int, ...]]) -> list[list[tuple[int, ...]]]:
     return parts
 
 
+def attend_each(lengths: list[int], q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+    """Causal attention of sequences that stand side by side, each by itself."""
+    parts = zip(q.split(lengths), k.split(lengths), v.split(lengths), strict=True)
+    return torch.cat([_causal(*part) for part in parts])
+
+
 def _causal(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
     q, k, v = (x.transpose(0, 1)[None] for x in (q, k, v))
     return F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)[0].transpose(0, 1)
+
+
+def log_probabilities(logits: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+    """Of one token a row under the raw distribution, float32 [n]; rounded as `choose` rounds them.
+
+    logits: float32 [n, vocab]; tokens: int64 [n].
+    """
+    top = logits.amax(-1, keepdim=True)
+    _, blocks = _blocks((logits - top).exp_())
+    return logits[torch.arange(len(logits)), tokens] - top[:, 0] - blocks[:, -1].log().float()
 
 
 def choose(
@@ -291,7 +316,8 @@ def _blocks(weights: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """[n, vocab] as [n, blocks, _BLOCK], and the running sums over blocks, float64 [n, blocks]. A sum
     straight over the vocabulary would be split among threads where n is 1, and so rounded otherwise."""
     pad = -weights.shape[-1] % _BLOCK
-    weights = (F.pad(weights, (0, pad)) if pad else weights).view(len(weights), -1, _BLOCK)
+    weights = F.pad(weights, (0, pad)) if pad else weights
+    weights = weights.view(len(weights), weights.shape[-1] // _BLOCK, _BLOCK)
     return weights, weights.sum(-1).double().cumsum(-1)
 
 
@@ -301,6 +327,18 @@ def _below(x: torch.Tensor, bound: torch.Tensor) -> torch.Tensor:
     return torch.minimum(x, torch.nextafter(bound, torch.zeros_like(bound)))
 
 
+def prompt_ids(prompt: tinker.ModelInput, shape: LlamaShape) -> tuple[int, ...]:
+    """Raises `ConfigError` for no tokens, and for tokens that the model doesn't have."""
+    ids = tuple(prompt.to_ints())
+    if not ids:
+        raise ConfigError("a prompt of 0 tokens: must be 1 or more")
+    if not 0 <= min(ids) <= max(ids) < shape.vocab:
+        raise ConfigError(
+            f"prompt tokens from {min(ids)} to {max(ids)}: the model has 0 to {shape.vocab - 1}"
+        )
+    return ids
+
+
 def new_request(
     prompt: tinker.ModelInput,
     num_samples: int,
@@ -308,15 +346,9 @@ def new_request(
     shape: LlamaShape,
 ) -> Request:
     """A request from tinker's types. Raises `ConfigError` for what can't be sampled."""
-    ids, stop = tuple(prompt.to_ints()), params.stop
-    if not ids or num_samples < 1:
-        raise ConfigError(
-            f"a prompt of {len(ids)} tokens and num_samples={num_samples}: both must be 1 or more"
-        )
-    if not 0 <= min(ids) <= max(ids) < shape.vocab:
-        raise ConfigError(
-            f"prompt tokens from {min(ids)} to {max(ids)}: the model has 0 to {shape.vocab - 1}"
-        )
+    ids, stop = prompt_ids(prompt, shape), params.stop
+    if num_samples < 1:
+        raise ConfigError(f"num_samples={num_samples}: must be 1 or more")
     if params.top_k != -1 or params.top_p != 1:
         raise ConfigError(
             f"local/torch samples the whole distribution: top_k={params.top_k}, top_p={params.top_p} "

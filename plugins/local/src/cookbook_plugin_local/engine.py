@@ -2,18 +2,36 @@
 
 from __future__ import annotations
 
+import itertools
 import queue
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from cookbook.errors import BackendError
 
-from .decoding import Decoder, Request
-
 T = TypeVar("T")
+
+
+class Worker(Protocol):
+    """Serves requests on one snapshot of the weights, a step at a time. A request has a `future`."""
+
+    @property
+    def place(self) -> int:
+        """As `Engine.place` gave it."""
+        ...
+
+    @property
+    def busy(self) -> bool: ...
+
+    def add(self, request: Any) -> None: ...
+
+    def step(self) -> None: ...
+
+    def abandon(self, error: BaseException) -> None:
+        """Fails every request that isn't answered yet."""
 
 
 @dataclass(frozen=True)
@@ -23,9 +41,9 @@ class _Job:
 
 
 @dataclass(frozen=True)
-class _Sampling:
-    decoder: Decoder
-    request: Request
+class _Asked:
+    worker: Worker
+    request: Any
 
     @property
     def future(self) -> Future[Any]:
@@ -33,14 +51,23 @@ class _Sampling:
 
 
 class Engine:
-    """Carries out jobs in the order of their submission; between jobs, decodes a token at a time."""
+    """Carries out jobs in the order of their submission; between jobs, a step of the workers.
+
+    Of the workers that are busy, those in the lowest place take the step: the oldest weights are the
+    ones that a training loop waits for.
+    """
 
     def __init__(self) -> None:
-        self._queue: queue.SimpleQueue[_Job | _Sampling | None] = queue.SimpleQueue()
+        self._places = itertools.count()
+        self._queue: queue.SimpleQueue[_Job | _Asked | None] = queue.SimpleQueue()
         self._closed = False
         self._closing = threading.Lock()  # nothing is queued behind the end
         self._thread = threading.Thread(target=self._work, name="cookbook-torch", daemon=True)
         self._thread.start()
+
+    def place(self) -> int:
+        """The next place in the order of workers; what serves the same weights shares one."""
+        return next(self._places)
 
     def submit(self, job: Callable[[], T]) -> Future[T]:
         """Queues a job. Its future carries what it returns or raises."""
@@ -49,9 +76,9 @@ class Engine:
         self._put(_Job(job, future))
         return future
 
-    def sample(self, decoder: Decoder, request: Request) -> Future[Any]:
-        """Queues a request. Cancelling the future takes it out of its batch at the next step."""
-        self._put(_Sampling(decoder, request))
+    def serve(self, worker: Worker, request: Any) -> Future[Any]:
+        """Queues a request. Cancelling its future takes it out of its batch at the next step."""
+        self._put(_Asked(worker, request))
         return request.future
 
     def close(self) -> None:
@@ -62,14 +89,14 @@ class Engine:
                 self._queue.put(None)
         self._thread.join()
 
-    def _put(self, item: _Job | _Sampling) -> None:
+    def _put(self, item: _Job | _Asked) -> None:
         with self._closing:
             if self._closed:
                 raise BackendError("local/torch: this client is closed; connect anew")
             self._queue.put(item)
 
     def _work(self) -> None:
-        busy: list[Decoder] = []
+        busy: list[Worker] = []
         while True:
             items = [] if busy else [self._queue.get()]
             while not self._queue.empty():
@@ -84,15 +111,21 @@ class Engine:
                 if isinstance(item, _Job):
                     _carry_out(item)
                 else:
-                    item.decoder.add(item.request)
-                    if item.decoder not in busy:
-                        busy.append(item.decoder)
-            for decoder in busy:
-                try:
-                    decoder.step()
-                except Exception as e:  # whatever it is, it belongs to those who wait for these samples
-                    decoder.abandon(e)
-            busy = [decoder for decoder in busy if decoder.busy]
+                    item.worker.add(item.request)
+                    if item.worker not in busy:
+                        busy.append(item.worker)
+            _step(busy)
+            busy = [worker for worker in busy if worker.busy]
+
+
+def _step(busy: list[Worker]) -> None:
+    first = min((worker.place for worker in busy), default=0)
+    for worker in busy:
+        if worker.place == first:
+            try:
+                worker.step()
+            except Exception as e:  # whatever it is, it belongs to those who wait for these results
+                worker.abandon(e)
 
 
 def _carry_out(job: _Job) -> None:
@@ -102,10 +135,10 @@ def _carry_out(job: _Job) -> None:
         job.future.set_exception(e)
 
 
-def _abandon(busy: list[Decoder], items: list[_Job | _Sampling | None]) -> None:
+def _abandon(busy: list[Worker], items: list[_Job | _Asked | None]) -> None:
     error = BackendError("local/torch was closed before this was done")
-    for decoder in busy:
-        decoder.abandon(error)
+    for worker in busy:
+        worker.abandon(error)
     for item in items:
         if item is not None and (item.future.running() or item.future.set_running_or_notify_cancel()):
             item.future.set_exception(error)

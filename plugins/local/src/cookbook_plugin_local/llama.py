@@ -98,14 +98,24 @@ class Lora:
     def fresh(cls, shape: LlamaShape, rank: int, alpha: float, seed: int) -> Lora:
         """A uniform in +-1/sqrt(in), B zero: the model as it was, bit for bit."""
         generator = torch.Generator().manual_seed(seed)
-        parameters = {}
+        parameters = {name: torch.zeros(size) for name, size in cls.sizes(shape, rank).items()}
+        for name, parameter in parameters.items():
+            if name.endswith("A"):
+                scale = math.sqrt(parameter.shape[1])
+                parameter.copy_(torch.rand(parameter.shape, generator=generator).mul_(2).sub_(1).div_(scale))
+            parameter.requires_grad_()
+        return cls(rank, alpha, parameters)
+
+    @staticmethod
+    def sizes(shape: LlamaShape, rank: int) -> dict[str, tuple[int, int]]:
+        """The names and shapes of all parameters, in the order that they always have."""
+        sizes = {}
         for layer in range(shape.layers):
             for module in MODULES:
                 out, fan_in = shape.sizes(module)
-                a = torch.rand((rank, fan_in), generator=generator).mul_(2).sub_(1).div_(math.sqrt(fan_in))
-                parameters[f"{layer}.{module}.A"] = a.requires_grad_()
-                parameters[f"{layer}.{module}.B"] = torch.zeros(out, rank, requires_grad=True)
-        return cls(rank, alpha, parameters)
+                sizes[f"{layer}.{module}.A"] = (rank, fan_in)
+                sizes[f"{layer}.{module}.B"] = (out, rank)
+        return sizes
 
     def snapshot(self) -> Lora:
         """These weights, as they are now."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import textwrap
@@ -57,6 +58,20 @@ def find_model(model: str) -> Path:
     if _HUB_ID.fullmatch(model) and not model.startswith((".", "~")):
         return _whole(_from_hub(model), model)
     raise BackendError(f"model {model!r} is neither a folder here nor a name this backend knows: {_FORMS}")
+
+
+def lasting_name(model: str) -> str:
+    """`model` as other processes can find it: a local folder by its whole path."""
+    folder = Path(model).expanduser()
+    return str(folder.resolve()) if model != EMBEDDED and folder.is_dir() else model
+
+
+def context_length(model: str) -> int:
+    """The most tokens that the model takes, prompt and answer together. Raises as `find_model` does."""
+    config = json.loads((find_model(model) / "config.json").read_text(encoding="utf-8"))
+    if "max_position_embeddings" not in config:
+        raise BackendError(f"model {model!r}: its config.json lacks max_position_embeddings")
+    return config["max_position_embeddings"]
 
 
 def _embedded() -> Path:

@@ -2,91 +2,103 @@
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import tinker
 import torch
 import torch.nn.functional as F
-from safetensors import safe_open
-from safetensors.torch import save_file
 
 from cookbook.errors import BackendError
 
 from .llama import Llama, Lora
+from .losses import Loss
 from .packing import Tree, pack
 
-# (log-probabilities [M], the datums' other inputs [M]) -> each entry's loss, summed on the wire
-Loss = Callable[[torch.Tensor, dict[str, torch.Tensor]], torch.Tensor]
 
-LOSSES: dict[str, tuple[tuple[str, ...], str, Loss]] = {
-    # name: (inputs besides target_tokens, the input that is 0 where nothing is trained, formula)
-    "cross_entropy": (("weights",), "weights", lambda logp, x: -x["weights"] * logp),
-    # -rho A with rho = pi / mu (Kakade & Langford 2002)
-    "importance_sampling": (
-        ("logprobs", "advantages"),
-        "advantages",
-        lambda logp, x: -(logp - x["logprobs"]).exp() * x["advantages"],
-    ),
-}
+@dataclass(frozen=True)
+class _Entries:
+    """The tokens of one datum that take part in the loss: their places, int64 [M], and inputs, each [M]."""
+
+    at_M: np.ndarray
+    inputs: dict[str, np.ndarray]
 
 
 class Learner:
-    """The trained weights, their gradients and the optimizer's state. Used from one thread."""
+    """The trained weights, their gradients and the optimizer's state. Used from one thread.
 
-    def __init__(self, model: Llama, lora: Lora, token_budget: int) -> None:
+    moments: Adam's state, as `moments` gives it, to go on from; none: a fresh optimizer.
+    """
+
+    def __init__(
+        self, model: Llama, lora: Lora, token_budget: int, moments: Mapping[str, torch.Tensor] | None = None
+    ) -> None:
         self.model, self.lora, self.token_budget = model, lora, token_budget
+        for parameter in lora.parameters.values():
+            parameter.requires_grad_()
         self.adam = torch.optim.AdamW(lora.parameters.values(), lr=0.0)
+        for key, value in (moments or {}).items():
+            name, moment = key.split("/")
+            self.adam.state[lora.parameters[name]][moment] = value
 
-    def forward_backward(self, data_D: Sequence[tinker.Datum], loss_fn: str) -> tinker.ForwardBackwardOutput:
-        """Adds the gradient of the summed loss. Returns each datum's target log-probabilities (nats; 0
-        where its weight or advantage is 0, which needs no logits) and the metric `loss:sum`.
+    @property
+    def moments(self) -> dict[str, torch.Tensor]:
+        """Adam's state: {"3.q.A/exp_avg": ...}; empty before the first step."""
+        return {
+            f"{name}/{moment}": value
+            for name, parameter in self.lora.parameters.items()
+            for moment, value in self.adam.state.get(parameter, {}).items()
+        }
+
+    def forward_backward(self, data_D: Sequence[tinker.Datum], loss: Loss) -> tinker.ForwardBackwardOutput:
+        """Adds the gradient of the summed loss. Returns each datum's target log-probabilities (float32 [T],
+        nats; 0 where the loss doesn't need one, which spares its logits) and the metric `loss:sum`.
+
+        Raises `BackendError` for a datum that doesn't fit the loss or the model.
         """
-        if loss_fn not in LOSSES:
-            raise BackendError(f"local/torch has no loss {loss_fn!r}; it has {', '.join(LOSSES)}")
-        inputs_D = [_inputs(d, ("target_tokens", *LOSSES[loss_fn][0]), loss_fn) for d in data_D]
-        for x in inputs_D:
-            trained = x["target_tokens"][x[LOSSES[loss_fn][1]] != 0]
-            if trained.size and not 0 <= trained.min() <= trained.max() < self.model.shape.vocab:
-                raise BackendError(
-                    f"{loss_fn}: target_tokens from {trained.min()} to {trained.max()}: the model has 0 to "
-                    f"{self.model.shape.vocab - 1}"
-                )
+        return self._run(data_D, loss, train=True)
+
+    @torch.inference_mode()
+    def forward(self, data_D: Sequence[tinker.Datum], loss: Loss) -> tinker.ForwardBackwardOutput:
+        """The same without a gradient, and with the log-probability of every target."""
+        return self._run(data_D, replace(loss, where=()), train=False)
+
+    def _run(
+        self, data_D: Sequence[tinker.Datum], loss: Loss, *, train: bool
+    ) -> tinker.ForwardBackwardOutput:
+        entries_D = [_entries(datum, loss, self.model.shape.vocab) for datum in data_D]
         logprobs_D = [np.zeros(d.model_input.length, dtype=np.float32) for d in data_D]
         total, first = 0.0, 0
         for tree in pack([d.model_input.to_ints() for d in data_D], self.token_budget):
-            last = first + len(tree.rows_D)
-            total += self._part(tree, inputs_D[first:last], loss_fn, logprobs_D[first:last])
-            first = last
+            part = slice(first, first + len(tree.rows_D))
+            first = part.stop
+            counts = [len(entries.at_M) for entries in entries_D[part]]
+            if not any(counts):
+                continue
+            logprobs_M, summed = self._part(tree, entries_D[part], loss)
+            if train:
+                summed.backward()
+            total += summed.item()
+            found_D = np.split(logprobs_M.detach().numpy(), np.cumsum(counts)[:-1])
+            for out, entries, found in zip(logprobs_D[part], entries_D[part], found_D, strict=True):
+                out[entries.at_M] = found
         outputs = [{"logprobs": tinker.TensorData.from_numpy(logprobs)} for logprobs in logprobs_D]
         return tinker.ForwardBackwardOutput("logprobs", outputs, {"loss:sum": total})
 
     def _part(
-        self, tree: Tree, inputs_D: Sequence[dict[str, np.ndarray]], loss_fn: str, out_D: list[np.ndarray]
-    ) -> float:
-        names, decisive, formula = LOSSES[loss_fn]
-        needed_D = [np.flatnonzero(x[decisive]) for x in inputs_D]
-        if not any(map(len, needed_D)):
-            return 0.0
-        rows_M = torch.from_numpy(
-            np.concatenate([r[at] for r, at in zip(tree.rows_D, needed_D, strict=True)])
-        )
+        self, tree: Tree, entries_D: Sequence[_Entries], loss: Loss
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The log-probabilities of all entries, one datum's after another's [M], and the summed loss."""
         inputs_M = {
-            name: torch.from_numpy(
-                np.concatenate([x[name][at] for x, at in zip(inputs_D, needed_D, strict=True)])
-            )
-            for name in ("target_tokens", *names)
+            name: torch.from_numpy(np.concatenate([entries.inputs[name] for entries in entries_D]))
+            for name in ("target_tokens", *loss.inputs)
         }
-        logprobs_M = self._logprobs(tree, rows_M, inputs_M["target_tokens"])
-        loss = formula(logprobs_M, inputs_M).sum()
-        loss.backward()
-        found_M, first = logprobs_M.detach().numpy(), 0
-        for out, at in zip(out_D, needed_D, strict=True):
-            out[at] = found_M[first : first + len(at)]
-            first += len(at)
-        return loss.item()
+        counts = torch.tensor([len(entries.at_M) for entries in entries_D])
+        inputs_M["datum"] = torch.repeat_interleave(counts)
+        rows_M = np.concatenate([r[e.at_M] for r, e in zip(tree.rows_D, entries_D, strict=True)])
+        logprobs_M = self._logprobs(tree, torch.from_numpy(rows_M), inputs_M["target_tokens"])
+        return logprobs_M, loss.formula(logprobs_M, inputs_M, loss.settings).sum()
 
     def _logprobs(self, tree: Tree, rows_M: torch.Tensor, targets_M: torch.Tensor) -> torch.Tensor:
         """log p(target | path to the row), float32 [M]: several targets may follow one row."""
@@ -111,49 +123,6 @@ class Learner:
         self.adam.zero_grad()
         return tinker.OptimStepResponse(metrics={"grad_norm": norm.item()})
 
-    def save(self, folder: Path, *, overwrite: bool = False) -> None:
-        """Weights and optimizer state; the folder appears whole or not at all.
-
-        Raises `BackendError` where there is one already, unless `overwrite`.
-        """
-        if folder.exists() and not overwrite:
-            raise BackendError(f"{folder} is already there; save under another name, or remove it")
-        part = folder.with_name(f".{folder.name}.part")
-        part.mkdir(parents=True, exist_ok=True)
-        moments = {}
-        for name, parameter in self.lora.parameters.items():
-            state = self.adam.state.get(parameter, {})
-            moments |= {f"{name}/{key}": value for key, value in state.items()}
-        save_file(moments, part / "adam.safetensors")
-        facts = {"rank": str(self.lora.rank), "alpha": str(self.lora.alpha)}
-        save_file({k: p.detach() for k, p in self.lora.parameters.items()}, part / "lora.safetensors", facts)
-        if folder.exists():
-            shutil.rmtree(folder)
-        part.rename(folder)
-
-    def load(self, folder: Path, *, optimizer: bool) -> None:
-        """Forgets the gradient. Raises `BackendError` for weights of another rank, alpha or model."""
-        mine = {name: list(p.shape) for name, p in self.lora.parameters.items()}
-        with safe_open(folder / "lora.safetensors", framework="pt") as file:
-            facts = file.metadata()
-            theirs = {name: list(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
-            if theirs != mine or float(facts["alpha"]) != self.lora.alpha:
-                raise BackendError(
-                    f"{folder}: a LoRA of rank {facts['rank']} and alpha {facts['alpha']} on "
-                    f"{len(theirs)} tensors, the run has rank {self.lora.rank} and alpha {self.lora.alpha} "
-                    f"on {len(mine)}; give the same model, lora_rank and lora_alpha"
-                )
-            with torch.no_grad():
-                for name, parameter in self.lora.parameters.items():
-                    parameter.copy_(file.get_tensor(name))
-        self.adam.zero_grad()
-        self.adam.state.clear()
-        if optimizer:
-            with safe_open(folder / "adam.safetensors", framework="pt") as file:
-                for key in file.keys():  # noqa: SIM118 - it isn't a dict
-                    name, moment = key.split("/")
-                    self.adam.state[self.lora.parameters[name]][moment] = file.get_tensor(key)
-
 
 def _tree_attention(tree: Tree):
     mask = tree.sees_NN[None, None]
@@ -166,17 +135,24 @@ def _tree_attention(tree: Tree):
     return attend
 
 
-def _inputs(datum: tinker.Datum, names: Sequence[str], loss_fn: str) -> dict[str, np.ndarray]:
-    """Raises `BackendError` for an input that is missing or of another length than the tokens."""
-    found = {}
-    for name in names:
+def _entries(datum: tinker.Datum, loss: Loss, vocabulary: int) -> _Entries:
+    """Raises `BackendError` for an input that is missing or of another length than the tokens, and for a
+    target that the model doesn't have."""
+    inputs, length = {}, datum.model_input.length
+    for name in ("target_tokens", *loss.inputs):
         if name not in datum.loss_fn_inputs:
             raise BackendError(
-                f"{loss_fn} needs loss_fn_inputs[{name!r}]; the datum has {sorted(datum.loss_fn_inputs)}"
+                f"{loss.name} needs loss_fn_inputs[{name!r}]; the datum has {sorted(datum.loss_fn_inputs)}"
             )
-        found[name] = datum.loss_fn_inputs[name].to_numpy()
-        if found[name].shape != (datum.model_input.length,):
-            raise BackendError(
-                f"{loss_fn}: {name} of shape {found[name].shape} for {datum.model_input.length} tokens"
-            )
-    return found
+        inputs[name] = datum.loss_fn_inputs[name].to_numpy()
+        if inputs[name].shape != (length,):
+            raise BackendError(f"{loss.name}: {name} of shape {inputs[name].shape} for {length} tokens")
+    takes_part = np.any([inputs[name] != 0 for name in loss.where], axis=0) if loss.where else np.ones(length)
+    at_M = np.flatnonzero(takes_part)
+    targets = inputs["target_tokens"][at_M]
+    if targets.size and not 0 <= targets.min() <= targets.max() < vocabulary:
+        raise BackendError(
+            f"{loss.name}: target_tokens from {targets.min()} to {targets.max()}: the model has 0 to "
+            f"{vocabulary - 1}"
+        )
+    return _Entries(at_M, {name: values[at_M] for name, values in inputs.items()})

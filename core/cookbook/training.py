@@ -1,0 +1,200 @@
+"""What supervised and reinforcement-learning runs have in common: the options, the schedule, where their
+weights come from, and their checkpoints."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any, Literal
+
+import chz
+import tinker
+
+from .backends.base import Sampler, Saved, Trainer, plain_errors
+from .configs import by_id
+from .errors import BackendError, ConfigError
+from .kinds import BackendConfig, TrackerConfig
+from .registry import find, renderer_for_model
+from .rendering import Renderer, get_renderer
+from .runs import CHECKPOINTS, Run, log, read_rows, weights_of
+
+
+@chz.chz(typecheck=True)
+class TrainConfig:
+    """The options of every run that trains."""
+
+    model: str = chz.field(doc="a model of the backend: its name, a folder or a hub id")
+    backend: BackendConfig = chz.field(
+        meta_factory=by_id("backend", default="core/tinker"), doc="where sampling and training happen"
+    )
+    renderer: str = chz.field(default="auto", doc="the chat format's id; auto: the model's own")
+    seed: int = chz.field(default=0, doc="of the data order, the sampling and the LoRA's first weights")
+    load: str = chz.field(
+        default="", doc="weights to begin with, under a fresh optimizer: a run, RUN@STEP, or tinker://..."
+    )
+    lora_rank: int = chz.field(default=32, doc="of the trained matrices")
+    lr: float = chz.field(default=1e-4, doc="Adam's learning rate")
+    lr_schedule: Literal["constant", "linear", "cosine"] = chz.field(
+        default="constant", doc="how the rate falls to 0 after the last step"
+    )
+    warmup_steps: int = chz.field(default=0, doc="steps in which the rate rises to lr, in equal parts")
+    weight_decay: float = chz.field(default=0.0, doc="Adam's, decoupled from the gradient")
+    grad_clip: float = chz.field(default=0.0, doc="largest norm of the whole gradient; 0: unclipped")
+    eval_every: int = chz.field(default=20, doc="steps between evaluations; 0: none at all")
+    save_every: int = chz.field(default=20, doc="steps between checkpoints; 0: only the last")
+    keep_last: int = chz.field(default=0, doc="how many checkpoints are kept, the latest; 0: all")
+    keep_every: int = chz.field(default=0, doc="checkpoints of every so many steps are kept for good")
+    trackers: tuple[TrackerConfig, ...] = chz.field(
+        default=(), meta_factory=by_id("tracker", many=True), doc="where metrics go besides the run folder"
+    )
+
+    @chz.validate
+    def _check_training(self) -> None:
+        self.at_least(0, "warmup_steps", "eval_every", "save_every", "keep_last", "keep_every")
+        self.at_least(0, "weight_decay", "grad_clip")
+        self.at_least(1, "lora_rank")
+        if not 0 <= self.seed < 2**63:
+            raise ConfigError(f"seed={self.seed}: must be from 0 to 2**63 - 1")
+        if not 0 <= self.lr < 1:
+            raise ConfigError(f"lr={self.lr}: must be in [0, 1), 1e-4 for instance")
+
+    def at_least(self, least: float, *names: str) -> None:
+        """Raises `ConfigError` for the first of these options that is below."""
+        for name in names:
+            if not least <= getattr(self, name) < math.inf:
+                raise ConfigError(f"{name}={getattr(self, name)}: must be {least} or more")
+
+    def adam(self, step: int, steps: int) -> tinker.AdamParams:
+        """Adam of one step of so many: b1 0.9, b2 0.95, eps 1e-12 (tinker's defaults).
+
+        The rate rises as (step + 1) / warmup_steps; then, with p the share of the other steps that is
+        over, it stays, or falls as 1 - p, or as (1 + cos(pi p)) / 2 (Loshchilov & Hutter 2017).
+        """
+        if step < self.warmup_steps:
+            factor = (step + 1) / self.warmup_steps
+        else:
+            p = (step - self.warmup_steps) / max(1, steps - self.warmup_steps)
+            factor = {"constant": 1.0, "linear": 1 - p, "cosine": (1 + math.cos(math.pi * p)) / 2}[
+                self.lr_schedule
+            ]
+        return tinker.AdamParams(
+            learning_rate=self.lr * factor, weight_decay=self.weight_decay, grad_clip_norm=self.grad_clip
+        )
+
+    def evaluates(self, step: int, steps: int) -> bool:
+        """Whether the weights after so many batches are evaluated."""
+        return self.eval_every > 0 and (step == steps or step % self.eval_every == 0)
+
+    def saves(self, step: int, steps: int) -> bool:
+        """Whether there is a checkpoint after so many batches."""
+        return step == steps or (self.save_every > 0 and step % self.save_every == 0)
+
+    def render(self) -> tuple[str, Renderer]:
+        """The renderer's id and the renderer; `auto` is resolved here, once."""
+        id = self.renderer
+        if id == "auto":
+            found = renderer_for_model(self.model)
+            if found is None:
+                raise ConfigError(
+                    f"no plugin knows the chat format of model {self.model!r}: give renderer=..., "
+                    "`cookbook list renderer` shows them"
+                )
+            id = found
+        return id, get_renderer(id, self.backend.tokenizer(self.model))
+
+    @asynccontextmanager
+    async def connect(self, run: Run) -> AsyncIterator[tuple[Any, Any, Renderer, dict[str, Any]]]:
+        """The service client, the training client with the weights that the run begins or goes on with,
+        the renderer, and what of them belongs in the record."""
+        # Once resolved it stays: another run goes on meanwhile, and "last" becomes this one.
+        loaded = run.record.get("loaded") or (weights_of(self.load) if self.load else "")
+        with plain_errors(), self.backend.connect(run.folder) as service:
+            if run.checkpoint_row is not None:
+                path = run.checkpoint_row["path"]
+                client = await service.create_training_client_from_state_with_optimizer(path)
+            elif loaded:
+                client = await service.create_training_client_from_state(loaded)
+            else:
+                client = await service.create_lora_training_client(
+                    self.model, rank=self.lora_rank, seed=self.seed
+                )
+            id, renderer = self.render()
+            row = find("renderer", id)
+            facts: dict[str, Any] = {"backend": self.backend.describe()}
+            facts["renderer"] = {"id": row.id, "options": row.options, "from": f"{row.dist} {row.version}"}
+            if loaded:
+                facts["loaded"] = loaded
+            yield service, client, renderer, facts
+
+
+class Checkpoints:
+    """Saves, tells the run, and deletes what the rule no longer keeps."""
+
+    def __init__(
+        self, cfg: TrainConfig, run: Run, trainer: Trainer, rest_client: Any, max_lag: int = 0
+    ) -> None:
+        """max_lag: how many published versions from before a checkpoint its next batches are sampled from."""
+        self._cfg, self._run, self._trainer, self._rest = cfg, run, trainer, rest_client
+        self._max_lag = max_lag
+        self._rows = read_rows(run.folder, CHECKPOINTS)
+        self._deleted: set[str] = set()
+        self._published: list[Sampler] = []
+
+    async def reopen(self) -> list[Sampler]:
+        """What a resumed run goes on with: the samplers that its checkpoint names, the oldest first."""
+        row = self._run.checkpoint_row or {}
+        self._trainer.optimizer_steps = row.get("optimizer_steps", 0)
+        for version, path in row.get("samplers", {}).items():
+            self._published.append(await self._trainer.reopen(int(version), path))
+        older = list(self._published)
+        if row:  # the run may have been killed between a checkpoint and what it made void
+            await self._sweep(row["step"] - self._max_lag)
+        return older
+
+    def published(self, sampler: Sampler) -> Sampler:
+        """Remembers weights that a checkpoint may have to name."""
+        if sampler.path:
+            self._published.append(sampler)
+        return sampler
+
+    async def save(self, step: int) -> None:
+        """A checkpoint after `step` batches, unless there is one: the state, and the samplers that the
+        next batches need besides it."""
+        before = self._run.checkpoint_row
+        if step == (before["step"] if before is not None else 0):
+            return
+        await self.add(step, await self._trainer.save(f"{step:06d}"))
+
+    async def add(self, step: int, saved: Saved) -> None:
+        """A checkpoint whose state is saved already."""
+        oldest = step - self._max_lag
+        samplers = {str(s.version): s.path for s in self._published if oldest <= s.version < step}
+        facts = {"samplers": samplers} if self._max_lag else {}
+        row = self._run.checkpoint(step, saved.path, optimizer_steps=saved.optimizer_steps, **facts)
+        self._rows.append(row)
+        await self._sweep(oldest)
+
+    async def _sweep(self, oldest: int) -> None:
+        """Deletes checkpoints that no rule keeps, and samplers older than `oldest` that none needs."""
+        kept = [row for row in self._rows if row in self._rows[-self._cfg.keep_last :] or self._for_good(row)]
+        wanted = {row["path"] for row in kept} | {p for row in kept for p in row.get("samplers", {}).values()}
+        wanted |= {sampler.path for sampler in self._published if sampler.version >= oldest}
+        found = [row["path"] for row in self._rows]
+        found += [path for row in self._rows for path in row.get("samplers", {}).values()]
+        found += [sampler.path for sampler in self._published]
+        for path in dict.fromkeys(found):
+            if path not in wanted and path not in self._deleted:
+                self._deleted.add(path)
+                await self._delete(path)
+        self._published = [s for s in self._published if s.version >= oldest]
+
+    def _for_good(self, row: dict[str, Any]) -> bool:
+        return self._cfg.keep_every > 0 and row["step"] % self._cfg.keep_every == 0
+
+    async def _delete(self, path: str) -> None:
+        try:
+            await self._rest.delete_checkpoint_from_tinker_path(path)
+        except (BackendError, tinker.TinkerError) as e:
+            # A run that was killed between two deletions comes by here again; it needs no second one.
+            log.info("%s wasn't deleted: %s", path, e)

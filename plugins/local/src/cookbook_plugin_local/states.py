@@ -1,0 +1,149 @@
+"""Weights on disk: tinker://<run>/weights/<name>, and sampler_weights likewise, in the runs' folders.
+
+A folder appears whole or not at all, and survives a power cut from then on.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError, safe_open
+
+from cookbook import files
+from cookbook.errors import BackendError
+
+from .llama import LlamaShape, Lora
+
+_LORA, _ADAM = "lora.safetensors", "adam.safetensors"
+_PATH = re.compile(r"tinker://(?!\.\.?/)([^/\\]+)/(weights|sampler_weights)/(?!\.)([^/\\]+)")
+_NAME = re.compile(r"(?!\.)[^/\\]+")
+
+
+@dataclass(frozen=True)
+class State:
+    """What is kept of training. moments: Adam's state; None: saved for sampling only."""
+
+    base_model: str
+    lora: Lora
+    moments: Mapping[str, torch.Tensor] | None = None
+
+    def fitting(self, shape: LlamaShape) -> State:
+        """The same, its parameters in a fresh LoRA's order. Raises `BackendError` for another model's."""
+        mine, sizes = self.lora.parameters, Lora.sizes(shape, self.lora.rank)
+        if {name: tuple(p.shape) for name, p in mine.items()} != sizes:
+            raise BackendError(
+                f"saved weights: a LoRA of rank {self.lora.rank} on {self.base_model or 'a model'}, which "
+                "doesn't fit the model given; give the base_model that it was trained on"
+            )
+        return replace(self, lora=replace(self.lora, parameters={name: mine[name] for name in sizes}))
+
+
+def new_folder(run_dir: Path, kind: str, name: str) -> Path:
+    """Where weights of that name go. Raises `BackendError` for what isn't a name."""
+    if not _NAME.fullmatch(name):
+        raise BackendError(
+            f"{name!r} isn't a name for saved weights; give one without slashes, like 'step-10'"
+        )
+    return run_dir / kind / name
+
+
+def path_of(folder: Path) -> str:
+    return f"tinker://{folder.parent.parent.name}/{folder.parent.name}/{folder.name}"
+
+
+def find(runs: Path, path: str) -> Path:
+    """The folder of saved weights. Raises `BackendError` where there are none."""
+    match = _PATH.fullmatch(path)
+    folder = runs.joinpath(*match.groups()) if match else runs
+    if not (folder / _LORA).is_file():
+        raise BackendError(
+            f"no saved weights {path!r} under {runs}; the form is tinker://<run>/weights/<name>, or "
+            "sampler_weights"
+        )
+    return folder
+
+
+def save(folder: Path, state: State, *, overwrite: bool) -> None:
+    """Raises `BackendError` where there is one already, unless `overwrite`; an OSError names the file."""
+    if folder.exists() and not overwrite:
+        raise BackendError(f"{folder} is already there; save under another name, or remove it")
+    lora = state.lora
+    facts = {"base_model": state.base_model, "rank": str(lora.rank), "alpha": str(lora.alpha)}
+    weights = {name: parameter.detach() for name, parameter in lora.parameters.items()}
+    contents = {_LORA: safetensors.torch.save(weights, facts)}
+    if state.moments is not None:
+        contents[_ADAM] = safetensors.torch.save(dict(state.moments))
+    _write(folder, contents)
+
+
+def read(runs: Path, path: str, *, optimizer: bool = False) -> State:
+    """Raises `BackendError` where the path leads nowhere, or to what isn't a LoRA that was saved here."""
+    folder = find(runs, path)
+    if optimizer and not (folder / _ADAM).is_file():
+        raise BackendError(f"{path} holds no optimizer state; save_state keeps one")
+    try:
+        weights, facts = _tensors(folder / _LORA)
+        moments = _tensors(folder / _ADAM)[0] if optimizer else None
+        lora = Lora(int(facts["rank"]), float(facts["alpha"]), weights)
+    except (SafetensorError, KeyError, ValueError) as e:
+        reason = " ".join(str(e).split())
+        raise BackendError(
+            f"{folder}: not weights that were saved here ({type(e).__name__}: {reason})"
+        ) from e
+    return State(facts.get("base_model", ""), lora, moments)
+
+
+def delete(runs: Path, path: str) -> None:
+    """Raises `BackendError` where there is nothing of that path."""
+    match = _PATH.fullmatch(path)
+    if match:
+        _remove(_beside(runs.joinpath(*match.groups()), "part"))  # of a process that was killed
+    folder = find(runs, path)
+    part = _beside(folder, "part")
+    files.rename(folder, part)  # at once: nobody finds half of it
+    _remove(part)
+
+
+def _tensors(file: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    with safe_open(file, framework="pt") as opened:
+        # Copies: what is read may lie in the file's own pages.
+        tensors = {name: opened.get_tensor(name).clone() for name in opened.keys()}  # noqa: SIM118
+        return tensors, opened.metadata() or {}
+
+
+def _write(folder: Path, contents: Mapping[str, bytes]) -> None:
+    part, old = _beside(folder, "part"), _beside(folder, "old")
+    try:
+        _remove(part)  # of a process that was killed
+        part.mkdir(parents=True)
+        for name, data in contents.items():
+            files.write(part / name, data)
+        files.sync(part)
+        if folder.exists():
+            _remove(old)
+            folder.rename(old)  # for the moment up to the next line there is neither
+        files.rename(part, folder)
+        files.sync(folder.parent.parent)
+    except OSError:
+        shutil.rmtree(part, ignore_errors=True)
+        with suppress(OSError):  # the first failure is the one to hear of
+            if not folder.exists():
+                old.rename(folder)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _beside(folder: Path, what: str) -> Path:
+    return folder.with_name(f".{folder.name}.{what}")
+
+
+def _remove(folder: Path) -> None:
+    if folder.exists():
+        shutil.rmtree(folder)
