@@ -1,7 +1,7 @@
 # Every target works from a bare clone with Python 3.11 and pip: it makes .venv and installs what it needs.
 PYTHON ?= python3
 BIN := .venv/bin
-DISTS := . plugins/math plugins/local
+DISTS := . plugins/math plugins/chat plugins/local
 SHELL := /bin/bash
 
 .PHONY: install demo demo-seeds test test-embedded test-wheels check bench wheels
@@ -9,10 +9,11 @@ SHELL := /bin/bash
 install: .venv/.installed
 
 # torch first and through the constraints: any open range brings several GB of CUDA packages.
-.venv/.installed: pyproject.toml plugins/math/pyproject.toml plugins/local/pyproject.toml constraints.txt
+.venv/.installed: pyproject.toml plugins/math/pyproject.toml plugins/chat/pyproject.toml \
+		plugins/local/pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet -c constraints.txt torch
-	$(BIN)/pip install --quiet -c constraints.txt -e '.[dev]' -e plugins/math -e plugins/local
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[dev]' -e plugins/math -e plugins/chat -e plugins/local
 	touch $@
 
 # A language model learns to add, on this machine, without a key.
