@@ -43,8 +43,19 @@ check: install
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 
-bench: install
+# Beside tinker-cookbook, in an environment of its own with the versions of ours where both need a package.
+bench: install .bench/.installed
 	$(BIN)/python bench/startup.py
+	$(BIN)/python bench/core.py .bench/bin/python
+
+.bench/.installed: bench/adapters/peer.txt constraints.txt | install
+	$(PYTHON) -m venv .bench
+	echo '*' > .bench/.gitignore
+	$(BIN)/pip freeze --exclude-editable > .bench/ours.txt
+	.bench/bin/pip install --quiet -c constraints.txt torch
+	.bench/bin/pip install --quiet -c .bench/ours.txt -r bench/adapters/peer.txt
+	.bench/bin/pip install --quiet --no-deps tinker-cookbook==0.6.1
+	touch $@
 
 wheels: install
 	rm -rf dist
