@@ -4,7 +4,7 @@ BIN := .venv/bin
 DISTS := . plugins/math plugins/chat plugins/local
 SHELL := /bin/bash
 
-.PHONY: install demo demo-seeds test test-embedded test-wheels check bench wheels
+.PHONY: install demo demo-seeds test test-embedded test-wheels check bench bench-lag wheels
 
 install: .venv/.installed
 
@@ -47,6 +47,11 @@ check: install
 bench: install .bench/.installed
 	$(BIN)/python bench/startup.py
 	$(BIN)/python bench/core.py .bench/bin/python
+
+# The wall time of a step at max_lag 1 over that at 0.
+bench-lag: install
+	$(BIN)/cookbook local setup
+	$(BIN)/python bench/lag.py
 
 .bench/.installed: bench/adapters/peer.txt constraints.txt | install
 	$(PYTHON) -m venv .bench

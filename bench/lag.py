@@ -1,6 +1,6 @@
 """What a lag costs where sampling and training share the processor: math/arithmetic with max_lag 0 and 1 by
-turns, at lr=0 so that both sample the same tokens, and the seconds of a run's steps. The embedded model must
-be there: `cookbook local setup`.
+turns, at lr=0 so that both sample the same tokens, and the seconds of a run's steps. One thread, unless
+OMP_NUM_THREADS says otherwise: two of them lose more to any other process than a lag could cost.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def seconds(max_lag: int, folder: Path) -> tuple[float, int]:
     words = ["run", "math/arithmetic", f"steps={STEPS}", "lr=0", "eval_every=0", "save_every=0"]
     subprocess.run(
         [sys.executable, "-m", "cookbook.cli", *words, f"max_lag={max_lag}", "--name", "x"],
-        env=os.environ | {"COOKBOOK_RUNS": str(folder)},
+        env={"OMP_NUM_THREADS": "1"} | os.environ | {"COOKBOOK_RUNS": str(folder)},
         check=True,
         stdout=subprocess.DEVNULL,
     )
