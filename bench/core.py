@@ -99,6 +99,7 @@ def rollouts(peer_python: str) -> None:
         end="",
     )
     print(f"episodes of {core_rollout.TURNS} turns, all at once")
+    print("(on every side what was imported is kept out of garbage collections)")
     print(f"{'':30}{'CPU us a step':>24}{'over its floor':>22}{'longest stall, ms':>20}")
     print(f"{'':30}" + f"{'median':>8}{'min':>8}{'max':>8}{'(min-max)':>22}{'median':>12}{'max':>8}")
     for name, floor in ((bare, bare), (ours, bare), (peer_bare, peer_bare), (peer, peer_bare)):

@@ -19,7 +19,7 @@ from typing import Any
 GROUPS, SIZE, TURNS, OBS, ACT = 64, 16, 5, 32, 32
 STEPS = GROUPS * SIZE * TURNS
 TICK_S = 0.005
-REPEATS = 3
+REPEATS = 8
 
 
 async def timed(play: Callable[[], Awaitable[Any]], into: dict[str, Any]) -> None:

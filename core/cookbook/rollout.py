@@ -151,6 +151,8 @@ class Player:
     async def _admitted(
         self, envs: Sequence[Env], sampler: Sampler, key: tuple[int | str, ...], order: tuple[int, ...]
     ) -> list[Episode]:
+        if not self.gate.places:
+            return await self._table(envs, sampler, key)
         async with self.gate.admit(len(envs), order):
             return await self._table(envs, sampler, key)
 
@@ -272,13 +274,18 @@ async def opening(env: Env) -> Start:
 
 async def _asked(source: Any, method: str, *args: Any) -> Any:
     """Awaits what an environment or a task is asked. What it raises itself comes as `_EnvFailed`."""
-    with _guard(f"{type(source).__name__}.{method}"):
+    try:  # not `with _guard(...)`, which takes two microseconds: this is every step of every episode
         answer = getattr(source, method)(*args)
         if not inspect.isawaitable(answer):
             raise EnvError(
                 f"{type(source).__name__}.{method} is a plain function; write `async def {method}`"
             )
         return await answer
+    except asyncio.CancelledError:
+        raise
+    except BaseException as e:
+        with _guard(f"{type(source).__name__}.{method}"):
+            raise e
 
 
 @contextmanager

@@ -14,6 +14,9 @@ from .types import Episode
 Play = Callable[[int, int, Sampler], Coroutine[Any, Any, list[Episode]]]
 
 
+_STAGGER = 8  # turns of the event loop over which the groups of a batch begin
+
+
 class Stopped(Exception):
     """Somebody asked the run to stop, and it waited for episodes: its weights are those of whole steps."""
 
@@ -43,9 +46,16 @@ class Rollouts:
         for step in range(max(first, self._steps.start), min(last + 1, self._steps.stop)):
             self._samplers[step] = sampler
             self._batches[step] = [
-                asyncio.create_task(self._play(step, group, sampler))
+                asyncio.create_task(self._begin(step, group, sampler))
                 for group in range(self._groups_per_step)
             ]
+
+    async def _begin(self, step: int, group: int, sampler: Sampler) -> list[Episode]:
+        # Were all groups to begin in one turn of the event loop, they would go on in step, and each of
+        # their turns would hold it up for as long as all of them take.
+        for _ in range(group % _STAGGER):
+            await asyncio.sleep(0)
+        return await self._play(step, group, sampler)
 
     def sampler(self, step: int) -> Sampler:
         """The weights that a batch which isn't consumed yet is sampled from."""
@@ -80,17 +90,14 @@ class Gate:
     """At most `places` episodes play at once (0: all that there are); who waits goes in by its order."""
 
     def __init__(self, places: int = 0) -> None:
-        self._places, self._free = places, places
+        self.places, self._free = places, places
         self._waiting: list[tuple[tuple[int, ...], int, int, asyncio.Future[None]]] = []
         self._came = 0
 
     @asynccontextmanager
     async def admit(self, n: int, order: tuple[int, ...]) -> AsyncIterator[None]:
-        """Holds n places, or all of them for a table of more seats than there are."""
-        if not self._places:
-            yield
-            return
-        n = min(n, self._places)
+        """Holds n of the places, or all of them for a table of more seats than there are."""
+        n = min(n, self.places)
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._came += 1
         heapq.heappush(self._waiting, (order, self._came, n, turn))
