@@ -137,20 +137,39 @@ def edited(folder, target, **changes):
 
 
 @pytest.mark.parametrize(
-    "changes",
+    ("changes", "reason"),
     [
-        {"model_type": "qwen3"},
-        {"rope_scaling": {"rope_type": "llama3", "factor": 8.0}},
-        {"rope_scaling": {"type": "linear", "factor": 2.0}},
-        {"rope_parameters": {"rope_type": "yarn", "rope_theta": 10000.0}},
-        {"attention_bias": True},
-        {"mlp_bias": True},
+        ({"model_type": "gemma3_text"}, "its model_type is 'gemma3_text'; the families are llama, qwen2"),
+        ({"model_type": "qwen3_moe"}, "its model_type is 'qwen3_moe'"),
+        ({"rope_parameters": {"rope_type": "yarn", "rope_theta": 10000.0}}, "its rope is of kind 'yarn'"),
+        ({"rope_scaling": {"type": "dynamic", "factor": 2.0}}, "its rope is of kind 'dynamic'"),
+        ({"partial_rotary_factor": 0.5}, "it rotates a part of each head"),
+        ({"attention_bias": True}, "it has biases"),
+        ({"mlp_bias": True}, "it has biases"),
+        ({"use_sliding_window": True, "sliding_window": 64}, "it attends within a sliding window"),
+        ({"layer_types": ["full_attention", "sliding_attention"]}, "it attends within a sliding window"),
+        ({"hidden_act": "gelu"}, "its activation is 'gelu'"),
+        ({"quantization_config": {"quant_method": "gptq"}}, "its weights are quantized"),
     ],
 )
-def test_a_model_that_would_be_computed_wrongly_is_refused_in_one_line(folder, tmp_path, changes):
-    with pytest.raises(BackendError, match="local/torch runs Llama models with plain rope") as caught:
+def test_a_model_that_would_be_computed_wrongly_is_refused_in_one_line(folder, tmp_path, changes, reason):
+    with pytest.raises(BackendError, match=f"local/torch can't run this model: {reason}") as caught:
         Llama(edited(folder, tmp_path / "other", **changes), torch.float32)
     assert "\n" not in str(caught.value)
+
+
+def test_a_sliding_window_that_is_off_is_no_hindrance(folder, tmp_path):
+    off = edited(folder, tmp_path / "off", use_sliding_window=False, sliding_window=64)
+    assert LlamaShape.of(off) == LlamaShape.of(folder)
+
+
+@pytest.mark.parametrize("lacking", ["num_hidden_layers", "factor"])
+def test_a_config_that_lacks_a_size_is_refused_by_its_name(folder, tmp_path, lacking):
+    changed = edited(folder, tmp_path / "other", rope_scaling={"rope_type": "linear", "factor": 2.0})
+    text = (changed / "config.json").read_text().replace(f'"{lacking}"', '"other"')
+    (changed / "config.json").write_text(text)
+    with pytest.raises(BackendError, match=f"config.json lacks {lacking}"):
+        LlamaShape.of(changed)
 
 
 @pytest.mark.parametrize(("eos", "found"), [(7, (7,)), (0, (0,)), ([2, 5], (2, 5)), (None, ())])
@@ -158,12 +177,19 @@ def test_the_end_tokens_may_be_one_or_several_or_none(folder, tmp_path, eos, fou
     assert LlamaShape.of(edited(folder, tmp_path / "eos", eos_token_id=eos)).eos == found
 
 
+@pytest.mark.parametrize(("listed", "found"), [({"eos_token_id": [2, 0]}, (2, 0)), ({}, (7,))])
+def test_the_end_tokens_of_generation_config_come_first(folder, tmp_path, listed, found):
+    changed = edited(folder, tmp_path / "eos", eos_token_id=7)
+    (changed / "generation_config.json").write_text(json.dumps(listed))
+    assert LlamaShape.of(changed).eos == found
+
+
 @pytest.mark.parametrize("where", ["rope_parameters", "rope_theta"])
 @torch.no_grad()
 def test_the_ropes_base_is_read_from_either_place(folder, tmp_path, where):
     theta = {"rope_parameters": {"rope_type": "default", "rope_theta": 500.0}, "rope_theta": 500.0}[where]
     changed = edited(folder, tmp_path / "rope", **{"rope_parameters": None, where: theta})
-    assert LlamaShape.of(changed).theta == 500.0
+    assert LlamaShape.of(changed).rope.theta == 500.0
     hf_folder = edited(folder, tmp_path / "hf", rope_parameters={"rope_type": "default", "rope_theta": 500.0})
     logits, ids = run(Llama(changed, torch.float32), tokens(30)), tokens(30)
     torch.testing.assert_close(logits, reference(hf_folder)(ids[None]).logits[0], atol=1e-4, rtol=0)

@@ -1,15 +1,13 @@
-"""Llama's forward pass over rows of tokens, with a LoRA beside every weight. No padding, no batch
-dimension: the caller says what each row attends to.
+"""The forward pass of Llama, Qwen2 and Qwen3 over rows of tokens, with a LoRA beside every weight. No
+padding, no batch dimension: the caller says what each row attends to.
 """
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -17,70 +15,14 @@ from safetensors import safe_open
 
 from cookbook.errors import BackendError
 
+from .shape import LlamaShape
+
 # attend(layer, q [N, heads, D], k [N, kv_heads, D], v [N, kv_heads, D]) -> [N, heads, D]
 Attend = Callable[[int, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 
 MODULES = ("q", "k", "v", "o", "gate", "up", "down")
 _FUSED = (("q", "k", "v"), ("o",), ("gate", "up"), ("down",))  # modules with one input share a product
 _ONE_THREAD = 32768  # entries up to which torch gives an elementwise operation to one thread
-
-
-@dataclass(frozen=True)
-class LlamaShape:
-    """The sizes of config.json."""
-
-    layers: int
-    hidden: int
-    heads: int
-    kv_heads: int
-    head_dim: int
-    intermediate: int
-    vocab: int
-    context: int
-    eps: float
-    theta: float
-    eos: tuple[int, ...]
-
-    @classmethod
-    def of(cls, folder: Path) -> LlamaShape:
-        """Raises `BackendError` for a model that isn't a Llama, scales its rotation, or has biases."""
-        config: dict[str, Any] = json.loads((folder / "config.json").read_text())
-        rope = config.get("rope_scaling") or config.get("rope_parameters") or {}
-        kind = rope.get("rope_type") or rope.get("type") or "default"  # "type": as older files say it
-        bias = bool(config.get("attention_bias") or config.get("mlp_bias"))
-        if config.get("model_type") != "llama" or kind != "default" or bias:
-            raise BackendError(
-                f"{folder}: local/torch runs Llama models with plain rope and without biases, this is "
-                f"{config.get('model_type')!r}, rope {kind!r}, biases {bias}"
-            )
-        eos = config.get("eos_token_id")
-        return cls(
-            layers=config["num_hidden_layers"],
-            hidden=config["hidden_size"],
-            heads=config["num_attention_heads"],
-            kv_heads=config.get("num_key_value_heads") or config["num_attention_heads"],
-            head_dim=config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"],
-            intermediate=config["intermediate_size"],
-            vocab=config["vocab_size"],
-            context=config["max_position_embeddings"],
-            eps=config["rms_norm_eps"],
-            theta=rope.get("rope_theta") or config.get("rope_theta", 10000.0),
-            eos=tuple(eos) if isinstance(eos, list) else () if eos is None else (eos,),
-        )
-
-    def sizes(self, module: str) -> tuple[int, int]:
-        """(out, in) of a module's weight."""
-        q, kv = self.heads * self.head_dim, self.kv_heads * self.head_dim
-        out_in = {
-            "q": (q, self.hidden),
-            "k": (kv, self.hidden),
-            "v": (kv, self.hidden),
-            "o": (self.hidden, q),
-            "gate": (self.intermediate, self.hidden),
-            "up": (self.intermediate, self.hidden),
-            "down": (self.hidden, self.intermediate),
-        }
-        return out_in[module]
 
 
 @dataclass(frozen=True)
@@ -138,6 +80,38 @@ class Lora:
         return table
 
 
+@dataclass(frozen=True)
+class _Layer:
+    """weights: of the modules of each group of `_FUSED`. norms: before attention and before the MLP.
+    bias: of q, k and v together, None where there is none. qk_norms: of a head's query and key, or none."""
+
+    weights: list[torch.Tensor]
+    norms: list[torch.Tensor]
+    bias: torch.Tensor | None
+    qk_norms: list[torch.Tensor]
+
+    @classmethod
+    def of(
+        cls, layer: int, shape: LlamaShape, read: Callable[[str], torch.Tensor], dtype: torch.dtype
+    ) -> _Layer:
+        at = f"model.layers.{layer}"
+        weights = [
+            torch.cat([read(f"{at}.self_attn.{m}_proj.weight") for m in "qkv"]),
+            read(f"{at}.self_attn.o_proj.weight"),
+            torch.cat([read(f"{at}.mlp.{m}_proj.weight") for m in ("gate", "up")]),
+            read(f"{at}.mlp.down_proj.weight"),
+        ]
+        norms = [read(f"{at}.{name}_layernorm.weight") for name in ("input", "post_attention")]
+        biases = [read(f"{at}.self_attn.{m}_proj.bias") for m in "qkv"] if shape.qkv_bias else []
+        qk_norms = [read(f"{at}.self_attn.{m}_norm.weight") for m in "qk"] if shape.qk_norm else []
+        return cls(
+            [w.to(dtype) for w in weights],
+            [n.float() for n in norms],
+            torch.cat(biases).to(dtype) if biases else None,
+            [n.float() for n in qk_norms],
+        )
+
+
 class Llama:
     """The frozen weights, once, for sampling and training."""
 
@@ -145,22 +119,10 @@ class Llama:
         self.shape, self.dtype = LlamaShape.of(folder), dtype
         read = _weights(folder)
         self.embedding = read("model.embed_tokens.weight").to(dtype)
-        tied = json.loads((folder / "config.json").read_text()).get("tie_word_embeddings", False)
-        self.unembedding = self.embedding if tied else read("lm_head.weight").to(dtype)
+        self.unembedding = self.embedding if self.shape.tied else read("lm_head.weight").to(dtype)
         self.final_norm = read("model.norm.weight").float()
-        self.layers = []
-        for i in range(self.shape.layers):
-            at = f"model.layers.{i}"
-            weights = [
-                torch.cat([read(f"{at}.self_attn.{m}_proj.weight") for m in "qkv"]),
-                read(f"{at}.self_attn.o_proj.weight"),
-                torch.cat([read(f"{at}.mlp.{m}_proj.weight") for m in ("gate", "up")]),
-                read(f"{at}.mlp.down_proj.weight"),
-            ]
-            norms = read(f"{at}.input_layernorm.weight"), read(f"{at}.post_attention_layernorm.weight")
-            self.layers.append(([w.to(dtype) for w in weights], [n.float() for n in norms]))
-        half = torch.arange(0, self.shape.head_dim, 2, dtype=torch.float32) / self.shape.head_dim
-        self._frequencies = self.shape.theta**-half
+        self.layers = [_Layer.of(i, self.shape, read, dtype) for i in range(self.shape.layers)]
+        self._frequencies = self.shape.rope.frequencies(self.shape.head_dim)
 
     def hidden(
         self,
@@ -183,12 +145,17 @@ class Llama:
         angle = positions_N[:, None].float() * self._frequencies
         cos, sin = angle.cos()[:, None], angle.sin()[:, None]
         x = F.embedding(ids_N, self.embedding).float()
-        for i, ((qkv, o, gate_up, down), (norm1, norm2)) in enumerate(self.layers):
+        for i, layer in enumerate(self.layers):
+            (qkv, o, gate_up, down), (norm1, norm2) = layer.weights, layer.norms
             f_qkv, f_o, f_gate_up, f_down = factors[i]
             y = _linear(self._norm(x, norm1), qkv, f_qkv, rows)
+            y = y if layer.bias is None else y + layer.bias
             q, k, v = y.split([n * s.head_dim for n in (s.heads, s.kv_heads, s.kv_heads)], dim=-1)
-            q = _rotate(q.view(-1, s.heads, s.head_dim), cos, sin)
-            k = _rotate(k.view(-1, s.kv_heads, s.head_dim), cos, sin)
+            q, k = q.view(-1, s.heads, s.head_dim), k.view(-1, s.kv_heads, s.head_dim)
+            if layer.qk_norms:
+                norm_q, norm_k = layer.qk_norms
+                q, k = self._norm(q.float(), norm_q), self._norm(k.float(), norm_k)
+            q, k = _rotate(q, cos, sin), _rotate(k, cos, sin)
             y = attend(i, q[:n], k[:n], v.view(-1, s.kv_heads, s.head_dim)[:n])
             x = x + _linear(_even(y.reshape(n, -1), rows), o, f_o, rows)
             gate, up = _linear(self._norm(x, norm2), gate_up, f_gate_up, rows).chunk(2, dim=-1)
