@@ -15,7 +15,7 @@ from safetensors import safe_open
 
 from cookbook.errors import BackendError
 
-from .shape import LlamaShape
+from .shape import LlamaShape as LlamaShape  # exported from here too
 
 # attend(layer, q [N, heads, D], k [N, kv_heads, D], v [N, kv_heads, D]) -> [N, heads, D]
 Attend = Callable[[int, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
