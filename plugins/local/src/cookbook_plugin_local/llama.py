@@ -20,6 +20,13 @@ from .shape import LlamaShape as LlamaShape  # exported from here too
 # attend(layer, q [N, heads, D], k [N, kv_heads, D], v [N, kv_heads, D]) -> [N, heads, D]
 Attend = Callable[[int, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 
+# product(x [N, in], weight [out, in]) -> x weight^T [N, out]
+Product = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+# Per layer and group of modules with one input, the A and B of `Lora.factors`
+Factors = list[list[tuple[torch.Tensor, torch.Tensor]]]
+
+_Read = Callable[[str], torch.Tensor]  # a tensor of the model's files by its name
+
 MODULES = ("q", "k", "v", "o", "gate", "up", "down")
 _FUSED = (("q", "k", "v"), ("o",), ("gate", "up"), ("down",))  # modules with one input share a product
 _ONE_THREAD = 32768  # entries up to which torch gives an elementwise operation to one thread
@@ -63,7 +70,7 @@ class Lora:
         """These weights, as they are now."""
         return Lora(self.rank, self.alpha, {k: p.detach().clone() for k, p in self.parameters.items()})
 
-    def factors(self, layers: int, dtype: torch.dtype) -> list[list[tuple[torch.Tensor, torch.Tensor]]]:
+    def factors(self, layers: int, dtype: torch.dtype) -> Factors:
         """Per layer and group of modules with one input: A [k rank, in] and B [out, k rank], scaled.
 
         The B of a group is block-diagonal, so that a group costs two products. Differentiable.
@@ -83,18 +90,17 @@ class Lora:
 @dataclass(frozen=True)
 class _Layer:
     """weights: of the modules of each group of `_FUSED`. norms: before attention and before the MLP.
-    bias: of q, k and v together, None where there is none. qk_norms: of a head's query and key, or none."""
+    bias: of q, k and v together, or none. qk_norm: of each query and key head's entries
+    [heads + kv_heads, D], or none."""
 
     weights: list[torch.Tensor]
     norms: list[torch.Tensor]
     bias: torch.Tensor | None
-    qk_norms: list[torch.Tensor]
+    qk_norm: torch.Tensor | None
 
     @classmethod
-    def of(
-        cls, layer: int, shape: LlamaShape, read: Callable[[str], torch.Tensor], dtype: torch.dtype
-    ) -> _Layer:
-        at = f"model.layers.{layer}"
+    def of(cls, at: str, shape: LlamaShape, read: _Read, dtype: torch.dtype) -> _Layer:
+        """at: the layer's place among the names."""
         weights = [
             torch.cat([read(f"{at}.self_attn.{m}_proj.weight") for m in "qkv"]),
             read(f"{at}.self_attn.o_proj.weight"),
@@ -103,112 +109,119 @@ class _Layer:
         ]
         norms = [read(f"{at}.{name}_layernorm.weight") for name in ("input", "post_attention")]
         biases = [read(f"{at}.self_attn.{m}_proj.bias") for m in "qkv"] if shape.qkv_bias else []
-        qk_norms = [read(f"{at}.self_attn.{m}_norm.weight") for m in "qk"] if shape.qk_norm else []
+        heads = (shape.heads, shape.kv_heads) if shape.qk_norm else ()
+        qk_norm = [
+            read(f"{at}.self_attn.{m}_norm.weight").expand(n, -1) for m, n in zip("qk", heads, strict=False)
+        ]
         return cls(
             [w.to(dtype) for w in weights],
             [n.float() for n in norms],
             torch.cat(biases).to(dtype) if biases else None,
-            [n.float() for n in qk_norms],
+            torch.cat(qk_norm).float() if qk_norm else None,
         )
 
 
 class Llama:
-    """The frozen weights, once, for sampling and training."""
+    """The frozen weights, once, for sampling and training, on one device."""
 
-    def __init__(self, folder: Path, dtype: torch.dtype) -> None:
+    def __init__(self, folder: Path, dtype: torch.dtype, device: str = "cpu") -> None:
         self.shape, self.dtype = LlamaShape.of(folder), dtype
-        read = _weights(folder)
+        read = _weights(folder, device)
         self.embedding = read("model.embed_tokens.weight").to(dtype)
         self.unembedding = self.embedding if self.shape.tied else read("lm_head.weight").to(dtype)
         self.final_norm = read("model.norm.weight").float()
-        self.layers = [_Layer.of(i, self.shape, read, dtype) for i in range(self.shape.layers)]
-        self._frequencies = self.shape.rope.frequencies(self.shape.head_dim)
+        self.layers = [
+            _Layer.of(f"model.layers.{i}", self.shape, read, dtype) for i in range(self.shape.layers)
+        ]
+        self._cos = self._sin = torch.empty(0, 1, self.shape.head_dim)
+
+    @property
+    def device(self) -> torch.device:
+        return self.embedding.device
 
     def hidden(
         self,
         ids_N: torch.Tensor,
         positions_N: torch.Tensor,
-        factors: list[list[tuple[torch.Tensor, torch.Tensor]]],
+        factors: Factors,
         attend: Attend,
-        *,
-        rows: int = 0,
+        product: Product = F.linear,
     ) -> torch.Tensor:
         """Final hidden states [N, hidden] in the weights' dtype.
 
-        Products run in that dtype; the residual stream, the norms and the rotation in float32. With
-        `rows`, each product has exactly so many: which kernel a product library takes, and so how it
-        rounds, depends on the number of rows, but not on where among them a row stands. A token's bits
-        then don't depend on what is computed beside it.
+        Products run in that dtype, by `product`; the residual stream, the norms and the rotation in
+        float32. What each row attends to is the business of `attend`.
         """
         s, n = self.shape, len(ids_N)
-        ids_N, positions_N = _even(ids_N, rows), _even(positions_N, rows)
-        angle = positions_N[:, None].float() * self._frequencies
-        cos, sin = angle.cos()[:, None], angle.sin()[:, None]
+        heads = s.heads + s.kv_heads  # those that are rotated
+        cos, sin = self._rotation(positions_N)
         x = F.embedding(ids_N, self.embedding).float()
         for i, layer in enumerate(self.layers):
             (qkv, o, gate_up, down), (norm1, norm2) = layer.weights, layer.norms
             f_qkv, f_o, f_gate_up, f_down = factors[i]
-            y = _linear(self._norm(x, norm1), qkv, f_qkv, rows)
-            y = y if layer.bias is None else y + layer.bias
-            q, k, v = y.split([n * s.head_dim for n in (s.heads, s.kv_heads, s.kv_heads)], dim=-1)
-            q, k = q.view(-1, s.heads, s.head_dim), k.view(-1, s.kv_heads, s.head_dim)
-            if layer.qk_norms:
-                norm_q, norm_k = layer.qk_norms
-                q, k = self._norm(q.float(), norm_q), self._norm(k.float(), norm_k)
-            q, k = _rotate(q, cos, sin), _rotate(k, cos, sin)
-            y = attend(i, q[:n], k[:n], v.view(-1, s.kv_heads, s.head_dim)[:n])
-            x = x + _linear(_even(y.reshape(n, -1), rows), o, f_o, rows)
-            gate, up = _linear(self._norm(x, norm2), gate_up, f_gate_up, rows).chunk(2, dim=-1)
-            x = x + _linear(_silu(gate, rows) * up, down, f_down, rows)
-        return self._norm(x, self.final_norm)[:n]
+            y = _linear(self._norm(x, norm1), qkv, f_qkv, product)
+            y = (y if layer.bias is None else y + layer.bias).view(n, heads + s.kv_heads, s.head_dim)
+            qk = y[:, :heads] if layer.qk_norm is None else self._norm(y[:, :heads].float(), layer.qk_norm)
+            qk = _rotate(qk, cos, sin)
+            y = attend(i, qk[:, : s.heads], qk[:, s.heads :], y[:, heads:])
+            x = x + _linear(y.reshape(n, -1), o, f_o, product)
+            gate, up = _linear(self._norm(x, norm2), gate_up, f_gate_up, product).chunk(2, dim=-1)
+            x = x + _linear(_silu(gate) * up, down, f_down, product)
+        return self._norm(x, self.final_norm)
 
-    def logits(self, hidden_R: torch.Tensor, *, rows: int = 0) -> torch.Tensor:
-        """float32 [R, vocab]; `rows` as in `hidden`."""
-        return _product(_even(hidden_R, rows), self.unembedding, rows)[: len(hidden_R)].float()
+    def logits(self, hidden_R: torch.Tensor, product: Product = F.linear) -> torch.Tensor:
+        """float32 [R, vocab]."""
+        return product(hidden_R, self.unembedding).float()
 
     def _norm(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-        return F.rms_norm(x, (x.shape[-1],), weight, self.shape.eps).to(self.dtype)
+        """weight: of each entry [hidden], or of each head's entries [heads, D]."""
+        if weight.dim() == 1:
+            return F.rms_norm(x, (x.shape[-1],), weight, self.shape.eps).to(self.dtype)
+        return (F.rms_norm(x, (x.shape[-1],), None, self.shape.eps) * weight).to(self.dtype)
+
+    def _rotation(self, positions_N: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """cos and sin [N, 1, D] of each position's angles, sin with the sign of its half of D.
+
+        From a table: where several threads share a tensor, the entries at their borders go through scalar
+        code, whose cos isn't always the vector code's.
+        """
+        if (longest := int(positions_N.max())) >= len(self._cos):
+            with torch.inference_mode(False):  # training will save what sampling made
+                angle = torch.arange(max(1024, 2 * longest), dtype=torch.float32)[:, None]
+                angle = angle * self.shape.rope.frequencies(self.shape.head_dim)
+                cos, sin = angle.cos(), angle.sin()
+                self._cos = torch.cat([cos, cos], -1)[:, None].to(self.device)
+                self._sin = torch.cat([-sin, sin], -1)[:, None].to(self.device)
+        return self._cos[positions_N], self._sin[positions_N]
 
 
 def _linear(
-    x: torch.Tensor, weight: torch.Tensor, factor: tuple[torch.Tensor, torch.Tensor], rows: int
+    x: torch.Tensor, weight: torch.Tensor, factor: tuple[torch.Tensor, torch.Tensor], product: Product
 ) -> torch.Tensor:
     """The adapter stays apart: merged into bf16 weights, most of a small update would be rounded away."""
     a, b = factor
-    return _product(x, weight, rows) + _product(_product(x, a, rows), b, rows)
+    return product(x, weight) + product(product(x, a), b)
 
 
-def _product(x: torch.Tensor, weight: torch.Tensor, rows: int) -> torch.Tensor:
-    if not rows or len(x) == rows:
-        return F.linear(x, weight)
-    return torch.cat([F.linear(part, weight) for part in x.split(rows)])
-
-
-def _silu(x: torch.Tensor, rows: int) -> torch.Tensor:
-    """With `rows`, in pieces small enough for one thread: where several share a tensor, the entries at
-    their borders go through scalar code, which rounds otherwise than vector code."""
-    if not rows:
+def _silu(x: torch.Tensor) -> torch.Tensor:
+    """Where several threads would share the tensor with a border inside a vector, in pieces for one thread
+    each: entries at such a border go through scalar code, which rounds otherwise than vector code."""
+    parts = min(torch.get_num_threads(), -(-x.numel() // _ONE_THREAD))
+    if parts <= 1 or -(-x.numel() // parts) % 64 == 0 or x.is_cuda:
         return F.silu(x)
     return torch.cat([F.silu(part) for part in x.split(max(1, _ONE_THREAD // x.shape[-1]))])
 
 
-def _even(x: torch.Tensor, rows: int) -> torch.Tensor:
-    """Zeros appended up to a multiple of `rows`."""
-    extra = -len(x) % rows if rows else 0
-    return torch.cat([x, x.new_zeros((extra, *x.shape[1:]))]) if extra else x
-
-
 def _rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
     """Rotary embedding of [N, heads, D], the two halves of D as the pairs (Su et al. 2021)."""
-    a, b = x.float().chunk(2, dim=-1)
-    return torch.cat([a * cos - b * sin, b * cos + a * sin], dim=-1).to(x.dtype)
+    return (x * cos + x.roll(x.shape[-1] // 2, -1) * sin).to(x.dtype)
 
 
-def _weights(folder: Path) -> Callable[[str], torch.Tensor]:
+def _weights(folder: Path, device: str) -> _Read:
     """Reads a tensor by name from however many safetensors files there are."""
     where = {}
     for file in sorted(folder.glob("*.safetensors")):
-        handle = safe_open(file, framework="pt")
+        handle = safe_open(file, framework="pt", device=device)
         where.update(dict.fromkeys(handle.keys(), handle))
 
     def read(name: str) -> torch.Tensor:

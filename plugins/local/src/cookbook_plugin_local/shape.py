@@ -114,6 +114,11 @@ class LlamaShape:
         except KeyError as e:
             raise BackendError(f"{folder}/config.json lacks {e.args[0]}, which local/torch needs") from e
 
+    @property
+    def groups(self) -> int:
+        """Query heads that share a key head."""
+        return self.heads // self.kv_heads
+
     def sizes(self, module: str) -> tuple[int, int]:
         """(out, in) of a module's weight."""
         q, kv = self.heads * self.head_dim, self.kv_heads * self.head_dim

@@ -1,0 +1,82 @@
+"""Products whose rows don't depend on the rows beside them.
+
+Which kernel a product library takes, and so how it rounds, depends on the number of rows, but not on where
+among them a row stands. Here a product of any number of rows is made of products of a few sizes which are
+known to round alike, on this processor and with this number of threads: they are tried at first use.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+
+import torch
+import torch.nn.functional as F
+
+SIZES = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024)
+_CHUNK = 32  # rows where no sizes round alike
+_TRIED = 2**24  # entries of the largest result that is tried
+_DRAWN = 512  # rows of the weight that is tried are drawn; they repeat
+
+
+def product(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """x [N, in], weight [out, in] -> x weight^T [N, out]. On a GPU nothing is tried, and nothing claimed."""
+    if weight.is_cuda:
+        return F.linear(x, weight)
+    sizes = alike(*weight.shape, weight.dtype, torch.get_num_threads())
+    if len(x) in sizes:
+        return F.linear(x, weight)
+    parts, done = [], 0
+    for size in split(len(x), sizes):
+        part = x[done : done + size]
+        parts.append(F.linear(F.pad(part, (0, 0, 0, size - len(part))), weight)[: len(part)])
+        done += len(part)
+    return torch.cat(parts) if len(parts) > 1 else parts[0]
+
+
+def even(n: int) -> int:
+    """The number of rows, n or more, at which `product` copies least."""
+    return next((size for size in SIZES if n <= size <= _CHUNK), -(-n // _CHUNK) * _CHUNK)
+
+
+def split(n: int, sizes: Sequence[int]) -> list[int]:
+    """Sizes, rising in `sizes`, that hold n rows together; only the last may be padded, and it is no more
+    than twice too large unless it is the smallest there is."""
+    parts = []
+    while n > 0:
+        above = next((size for size in sizes if size >= n), None)
+        below = max((size for size in sizes if size <= n), default=None)
+        size = above if above is not None and (below is None or above <= 2 * n) else below
+        assert size is not None
+        parts.append(size)
+        n -= size
+    return parts
+
+
+@cache
+def alike(out: int, fan_in: int, dtype: torch.dtype, threads: int) -> tuple[int, ...]:
+    """The numbers of rows whose products with a weight [out, in] round alike, wherever a row stands, with so
+    many threads, those of torch.
+
+    Of all such groups the one that begins lowest and reaches 16, which serves single sequences and batches.
+    """
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(min(out, _DRAWN), fan_in, generator=generator).div_(fan_in**0.5).to(dtype)
+    weight = weight.repeat(-(-out // len(weight)), 1)[:out].contiguous()
+    x = torch.randn(SIZES[-1], fan_in, generator=generator).to(dtype)
+    groups: list[tuple[torch.Tensor, list[int]]] = []
+    for size in SIZES:
+        if size > _CHUNK and size * out > _TRIED:
+            break
+        found, turned = F.linear(x[:size], weight), F.linear(x[:size].flip(0), weight)
+        if not torch.equal(found, turned.flip(0)):
+            continue  # a row's place matters, so this size is of no use
+        for i, (rows, group) in enumerate(groups):
+            n = min(len(rows), size)
+            if torch.equal(rows[:n], found[:n]):
+                groups[i] = (found, [*group, size])
+                break
+        else:
+            groups.append((found, [size]))
+    reaching = [tuple(group) for _, group in groups if group[-1] >= 16]
+    return min(reaching, default=(_CHUNK,))
