@@ -107,7 +107,7 @@ def test_a_rope_that_is_not_llama_3s_is_refused(families, tmp_path, write_gguf):
 
 
 def trained(tokenizer):
-    """With merges of its own, learned from all TEXTS but the last, and two tokens that aren't control tokens."""
+    """With merges of its own, from all TEXTS but the last, and two tokens that aren't control tokens."""
     trainer = trainers.BpeTrainer(
         vocab_size=500,
         special_tokens=CONTROL,

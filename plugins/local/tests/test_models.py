@@ -113,7 +113,7 @@ def test_a_hub_id_is_downloaded_without_the_copies_in_its_folders(tiny, monkeypa
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
     assert find_model("org/name") == tiny
-    patterns = {"allow_patterns": ["*.json", "*.safetensors"], "ignore_patterns": ["*/*"]}
+    patterns = {"allow_patterns": ["*.json", "*.jinja", "*.safetensors"], "ignore_patterns": ["*/*"]}
     assert asked == [("org/name", patterns)]
 
 

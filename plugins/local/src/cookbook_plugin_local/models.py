@@ -153,7 +153,7 @@ def _from_hub(repository: str, file: str | None = None) -> Path:
         if file:
             return Path(hf_hub_download(repository, file))
         # Only the top folder: some repositories keep the same weights again, in other formats, below it.
-        patterns = ["*.json", "*.safetensors"]
+        patterns = ["*.json", "*.jinja", "*.safetensors"]
         return Path(snapshot_download(repository, allow_patterns=patterns, ignore_patterns=["*/*"]))
     except Exception as error:  # the hub's client raises its own, httpx's and the system's kinds
         model = f"{repository}/{file}" if file else repository
