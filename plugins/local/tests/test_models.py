@@ -7,7 +7,6 @@ import sys
 import zipfile
 from pathlib import Path
 
-import huggingface_hub
 import numpy as np
 import pytest
 import safetensors
@@ -102,37 +101,6 @@ def test_a_local_folder_that_lacks_a_file_is_refused_by_that_name(tiny, absent):
     with pytest.raises(BackendError) as error:
         find_model(str(tiny))
     assert f"holds no {absent.replace('model', '*')}:" in line_of(error)
-
-
-def test_a_hub_id_is_downloaded_without_the_copies_in_its_folders(tiny, monkeypatch):
-    asked = []
-
-    def download(model, **patterns):
-        asked.append((model, patterns))
-        return str(tiny)
-
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
-    assert find_model("org/name") == tiny
-    patterns = {"allow_patterns": ["*.json", "*.jinja", "*.safetensors"], "ignore_patterns": ["*/*"]}
-    assert asked == [("org/name", patterns)]
-
-
-def test_a_hub_id_without_weights_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda model, **patterns: str(tmp_path))
-    with pytest.raises(BackendError, match=r"'org/name': .* holds no config\.json"):
-        find_model("org/name")
-
-
-def test_a_hub_failure_of_many_lines_becomes_one(monkeypatch):
-    def download(model, **patterns):
-        raise OSError("404 Client Error.\n\nRepository Not Found for url: u.\nPlease make sure ...")
-
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
-    with pytest.raises(BackendError) as error:
-        find_model("org/nmae")
-    assert "'org/nmae'" in line_of(error)
-    assert "OSError: 404 Client Error. Repository Not Found for url: u." in line_of(error)
-    assert EMBEDDED in line_of(error)
 
 
 @pytest.mark.parametrize(
