@@ -19,7 +19,7 @@ from cookbook.errors import ConfigError, RendererError, UnknownIdError
 from cookbook.registry import renderer_for_model
 from cookbook.rendering import Tokenizer, get_renderer, load_tokenizer
 from cookbook.rendering.role_colon import RoleColon
-from cookbook_plugin_local.convert import byte_level_tokenizer
+from cookbook_plugin_local.gguf_tokenizer import byte_level_tokenizer
 from cookbook_plugin_local.tiny import CONTROL
 
 START, END = 1, 2

@@ -4,8 +4,11 @@ import json
 import shutil
 from contextlib import contextmanager
 
+import gguf
+import numpy as np
 import pytest
 import torch
+from safetensors.numpy import load_file
 
 from cookbook_plugin_local.llama import Llama
 from cookbook_plugin_local.tiny import make_tiny_llama
@@ -49,17 +52,20 @@ SIZES = {
     "eos_token_id": 2,
     "pad_token_id": 2,
 }
-LLAMA3 = {
+LLAMA3 = {  # as Llama 3.1 has it: with 8 frequencies, some stay, one lies between, one is divided
     "rope_type": "llama3",
-    "rope_theta": 10000.0,
+    "rope_theta": 500000.0,
     "factor": 8.0,
     "low_freq_factor": 1.0,
     "high_freq_factor": 4.0,
-    "original_max_position_embeddings": 64,  # so short that each kind of frequency occurs
+    "original_max_position_embeddings": 8192,
 }
 # A tiny model of each family: transformers' name of it, and what differs from SIZES.
 FAMILIES = {
-    "llama3": ("Llama", {"rope_parameters": LLAMA3, "tie_word_embeddings": True}),
+    "llama3": (
+        "Llama",
+        {"rope_parameters": LLAMA3, "tie_word_embeddings": True, "max_position_embeddings": 16384},
+    ),
     "linear": ("Llama", {"rope_parameters": {"rope_type": "linear", "rope_theta": 5000.0, "factor": 4.0}}),
     "qwen2": ("Qwen2", {"rope_parameters": {"rope_type": "default", "rope_theta": 1e6}}),
     "qwen3": ("Qwen3", {"head_dim": 32, "tie_word_embeddings": True}),
@@ -93,3 +99,94 @@ def families(tmp_path_factory, folder):
     """{name: folder} of FAMILIES, as transformers saves them; their tokenizer is the tiny model's."""
     place = tmp_path_factory.mktemp("families")
     return {name: _save_family(place / name, folder, *family) for name, family in FAMILIES.items()}
+
+
+@pytest.fixture(scope="session")
+def write_gguf():
+    """`write_gguf(path, folder)` writes the model in `folder` as llama.cpp's converter would."""
+    return _write_gguf
+
+
+def _write_gguf(path, folder, *, architecture=None, merges=("a b",), pre="smollm", kind="Q8_0", fields=()):
+    """Projections in the quantized `kind`, the rest in fp32. merges: beside the tokenizer's own, a token for
+    each. fields: name and value of more metadata, or of other."""
+    config = json.loads((folder / "config.json").read_text())
+    writer = gguf.GGUFWriter(path, architecture or config["model_type"])
+    writer.add_embedding_length(config["hidden_size"])
+    writer.add_feed_forward_length(config["intermediate_size"])
+    writer.add_block_count(config["num_hidden_layers"])
+    writer.add_head_count(config["num_attention_heads"])
+    writer.add_head_count_kv(config["num_key_value_heads"])
+    if config["model_type"] == "qwen3":
+        writer.add_key_length(config["head_dim"])
+    writer.add_context_length(config["max_position_embeddings"])
+    writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
+    _add_tokenizer(writer, folder, config, merges, pre)
+    _add_rope(writer, folder, config["rope_parameters"])
+    for name, weight in load_file(folder / "model.safetensors").items():
+        _add_weight(writer, config, name, weight, gguf.GGMLQuantizationType[kind])
+    for name, value in fields:
+        writer.kv_data[0].pop(name, None)
+        writer.add_uint32(name, value) if isinstance(value, int) else writer.add_string(name, value)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def _add_tokenizer(writer, folder, config, merges, pre):
+    tokenizer = json.loads((folder / "tokenizer.json").read_text())
+    added = {token["content"]: token["special"] for token in tokenizer["added_tokens"]}
+    ids = {token["content"]: token["id"] for token in tokenizer["added_tokens"]} | tokenizer["model"]["vocab"]
+    tokens = [*sorted(ids, key=ids.__getitem__), *(merge.replace(" ", "") for merge in merges)]
+    padding = [f"[PAD{place}]" for place in range(len(tokens), config["vocab_size"])]
+    kinds = {None: gguf.TokenType.NORMAL, True: gguf.TokenType.CONTROL, False: gguf.TokenType.USER_DEFINED}
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre(pre)
+    writer.add_token_list(tokens + padding)
+    writer.add_token_types(
+        [kinds[added.get(token)] for token in tokens] + [gguf.TokenType.UNUSED] * len(padding)
+    )
+    writer.add_token_merges([" ".join(pair) for pair in tokenizer["model"]["merges"]] + [*merges])
+    writer.add_bos_token_id(config["bos_token_id"])
+    writer.add_eos_token_id(config["eos_token_id"])
+    writer.add_pad_token_id(config["pad_token_id"])
+    if unknown := tokenizer["model"]["unk_token"]:
+        writer.add_unk_token_id(ids[unknown])
+    writer.add_chat_template("the template")
+
+
+def _add_rope(writer, folder, rope):
+    writer.add_rope_freq_base(rope["rope_theta"])
+    if rope["rope_type"] == "linear":
+        writer.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
+        writer.add_rope_scaling_factor(rope["factor"])
+    if rope["rope_type"] == "llama3":
+        writer.add_tensor("rope_freqs.weight", _transformers_rope_divisors(folder).numpy())
+
+
+def _transformers_rope_divisors(folder):
+    """What transformers divides the frequencies of a plain rope by."""
+    from transformers import AutoConfig
+    from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+    config = AutoConfig.from_pretrained(folder)
+    rope, dim = config.rope_parameters, config.hidden_size // config.num_attention_heads
+    scaled, _ = ROPE_INIT_FUNCTIONS[rope["rope_type"]](config, "cpu")
+    return rope["rope_theta"] ** -(torch.arange(0, dim, 2) / dim) / scaled
+
+
+def _add_weight(writer, config, name, weight, quantized):
+    """q and k as in LlamaModel.permute of llama.cpp; its converter of Qwen leaves them as they are."""
+    architecture = getattr(gguf.MODEL_ARCH, config["model_type"].upper())
+    names = gguf.get_tensor_name_map(architecture, config["num_hidden_layers"])
+    kind, suffix = name.split(".")[-2:]
+    heads = {"q_proj": config["num_attention_heads"], "k_proj": config["num_key_value_heads"]}
+    if kind in heads and config["model_type"] == "llama":
+        halves = weight.reshape(heads[kind], 2, -1, weight.shape[1])
+        weight = halves.swapaxes(1, 2).reshape(weight.shape)
+    projection = kind.endswith("_proj") and suffix == "weight"
+    kept = quantized if projection else gguf.GGMLQuantizationType.F32
+    data = gguf.quantize(np.ascontiguousarray(weight), kept)
+    writer.add_tensor(names.get_name(name.removesuffix(f".{suffix}")) + f".{suffix}", data, raw_dtype=kept)

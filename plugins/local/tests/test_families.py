@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import tinker
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from cookbook_plugin_local.client import Options, ServiceClient
 from cookbook_plugin_local.decoding import attend_each
@@ -132,15 +133,19 @@ def test_rope_scaling_as_transformers_4_wrote_it_is_read_alike(families, tmp_pat
     older = config | {"rope_theta": rope.pop("rope_theta"), "rope_scaling": rope}
     (tmp_path / "config.json").write_text(json.dumps(older))
     assert LlamaShape.of(tmp_path).rope == LlamaShape.of(families["llama3"]).rope
-    assert LlamaShape.of(tmp_path).rope == Rope(10000.0, "llama3", 8.0, 1.0, 4.0, 64)
+    assert LlamaShape.of(tmp_path).rope == Rope(500000.0, "llama3", 8.0, 1.0, 4.0, 8192)
 
 
-def test_all_three_bands_of_llama_3s_rope_are_tried_here(families):
+@pytest.mark.parametrize("head_dim", [16, 64, 128])
+def test_llama_3s_frequencies_are_those_of_transformers(families, head_dim):
+    config = AutoConfig.from_pretrained(families["llama3"], head_dim=head_dim)
+    wanted, _ = ROPE_INIT_FUNCTIONS["llama3"](config, "cpu")
     rope = LlamaShape.of(families["llama3"]).rope
-    ratios = (Rope(rope.theta).frequencies(16) / rope.frequencies(16)).tolist()
-    assert min(ratios) == 1
-    assert max(ratios) == 8
-    assert any(1 < ratio < 8 for ratio in ratios)
+    torch.testing.assert_close(rope.frequencies(head_dim), wanted, rtol=1e-5, atol=0)
+    ratios = (Rope(rope.theta).frequencies(head_dim) / wanted).tolist()
+    assert min(ratios) == pytest.approx(1)
+    assert max(ratios) == pytest.approx(8)
+    assert any(1.1 < ratio < 7.9 for ratio in ratios)  # so each band is tried
 
 
 def test_a_sequence_ends_at_any_of_the_end_tokens_that_generation_config_lists(families):

@@ -7,8 +7,6 @@ import sys
 import zipfile
 from pathlib import Path
 
-import gguf
-import huggingface_hub
 import numpy as np
 import pytest
 import safetensors
@@ -48,8 +46,8 @@ def tiny(tmp_path) -> Path:
 
 
 @pytest.fixture
-def tiny_gguf(tmp_path, tiny) -> Path:
-    """The tiny model as llama.cpp's converter would write it, with one merge: a b."""
+def tiny_gguf(tmp_path, tiny, write_gguf) -> Path:
+    """The tiny model as llama.cpp's converter would write it, with one more merge: a b."""
     return write_gguf(tmp_path / "tiny.gguf", tiny)
 
 
@@ -63,55 +61,6 @@ def installed(tmp_path, tiny_gguf, home, monkeypatch) -> Path:
     monkeypatch.syspath_prepend(package.parent)
     monkeypatch.setattr(setup_command, "SHA256", hashlib.sha256(file.read_bytes()).hexdigest())
     return file
-
-
-def write_gguf(path: Path, folder: Path, architecture: str = "llama") -> Path:
-    config = json.loads((folder / "config.json").read_text())
-    vocab = Tokenizer.from_file(str(folder / "tokenizer.json")).get_vocab()
-    tokens = sorted(vocab, key=vocab.__getitem__)
-    tokens.append("ab")
-    tokens += [f"unused {place}" for place in range(len(tokens), config["vocab_size"])]
-    writer = gguf.GGUFWriter(path, architecture)
-    writer.add_embedding_length(config["hidden_size"])
-    writer.add_feed_forward_length(config["intermediate_size"])
-    writer.add_block_count(config["num_hidden_layers"])
-    writer.add_head_count(config["num_attention_heads"])
-    writer.add_head_count_kv(config["num_key_value_heads"])
-    writer.add_context_length(config["max_position_embeddings"])
-    writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
-    writer.add_rope_freq_base(config["rope_theta"])
-    writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre("smollm")
-    writer.add_token_list(tokens)
-    writer.add_token_types([gguf.TokenType.CONTROL] * 3 + [gguf.TokenType.NORMAL] * (len(tokens) - 3))
-    writer.add_token_merges(["a b"])
-    writer.add_bos_token_id(1)
-    writer.add_eos_token_id(2)
-    writer.add_pad_token_id(2)
-    writer.add_unk_token_id(0)
-    writer.add_chat_template("the template")
-    write_tensors(writer, folder, config)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return path
-
-
-def write_tensors(writer: gguf.GGUFWriter, folder: Path, config: dict) -> None:
-    """Projections in Q8_0 and the rest in fp32; q and k as in LlamaModel.permute of llama.cpp."""
-    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, config["num_hidden_layers"])
-    heads = {"q_proj": config["num_attention_heads"], "k_proj": config["num_key_value_heads"]}
-    for name, weight in load_file(folder / "model.safetensors").items():
-        kind = name.split(".")[-2]
-        if kind in heads:
-            halves = weight.reshape(heads[kind], 2, -1, weight.shape[1])
-            weight = halves.swapaxes(1, 2).reshape(weight.shape)
-        quantized = (
-            gguf.GGMLQuantizationType.Q8_0 if kind.endswith("_proj") else gguf.GGMLQuantizationType.F32
-        )
-        data = gguf.quantize(np.ascontiguousarray(weight), quantized)
-        writer.add_tensor(names.get_name(name, (".weight",)), data, raw_dtype=quantized)
 
 
 def line_of(error: pytest.ExceptionInfo) -> str:
@@ -152,37 +101,6 @@ def test_a_local_folder_that_lacks_a_file_is_refused_by_that_name(tiny, absent):
     with pytest.raises(BackendError) as error:
         find_model(str(tiny))
     assert f"holds no {absent.replace('model', '*')}:" in line_of(error)
-
-
-def test_a_hub_id_is_downloaded_without_the_copies_in_its_folders(tiny, monkeypatch):
-    asked = []
-
-    def download(model, **patterns):
-        asked.append((model, patterns))
-        return str(tiny)
-
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
-    assert find_model("org/name") == tiny
-    patterns = {"allow_patterns": ["*.json", "*.safetensors"], "ignore_patterns": ["*/*"]}
-    assert asked == [("org/name", patterns)]
-
-
-def test_a_hub_id_without_weights_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda model, **patterns: str(tmp_path))
-    with pytest.raises(BackendError, match=r"'org/name': .* holds no config\.json"):
-        find_model("org/name")
-
-
-def test_a_hub_failure_of_many_lines_becomes_one(monkeypatch):
-    def download(model, **patterns):
-        raise OSError("404 Client Error.\n\nRepository Not Found for url: u.\nPlease make sure ...")
-
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
-    with pytest.raises(BackendError) as error:
-        find_model("org/nmae")
-    assert "'org/nmae'" in line_of(error)
-    assert "OSError: 404 Client Error. Repository Not Found for url: u." in line_of(error)
-    assert EMBEDDED in line_of(error)
 
 
 @pytest.mark.parametrize(
@@ -237,7 +155,7 @@ def test_the_converted_tokenizer_keeps_ids_merges_and_control_tokens(tmp_path, t
     assert len(tokenizer.encode("<|im_end|>").ids) == len("<|im_end|>")
 
 
-def test_a_gguf_of_another_architecture_is_refused_and_leaves_nothing(tmp_path, tiny):
+def test_a_gguf_of_another_architecture_is_refused_and_leaves_nothing(tmp_path, tiny, write_gguf):
     other = write_gguf(tmp_path / "other.gguf", tiny, architecture="mamba")
     with pytest.raises(BackendError) as error:
         convert_gguf(other, tmp_path / "models" / "out", {})

