@@ -14,8 +14,11 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from safetensors import safe_open
+from torch.utils.checkpoint import checkpoint
 
 from cookbook.errors import BackendError
+
+from . import ops
 
 # attend(layer, q [N, heads, D], k [N, kv_heads, D], v [N, kv_heads, D]) -> [N, heads, D]
 Attend = Callable[[int, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
@@ -170,6 +173,7 @@ class Llama:
         attend: Attend,
         *,
         rows: int = 0,
+        checkpointing: bool = False,
     ) -> torch.Tensor:
         """Final hidden states [N, hidden] in the weights' dtype.
 
@@ -177,29 +181,41 @@ class Llama:
         `rows`, each product has exactly so many: which kernel a product library takes, and so how it
         rounds, depends on the number of rows, but not on where among them a row stands. A token's bits
         then don't depend on what is computed beside it.
+
+        With `checkpointing`, the gradient keeps what goes into each layer alone, and computes the layer again.
         """
         s, n = self.shape, len(ids_N)
         ids_N, positions_N = _even(ids_N, rows), _even(positions_N, rows)
         angle = positions_N[:, None].float() * self._frequencies
         cos, sin = angle.cos()[:, None], angle.sin()[:, None]
         x = F.embedding(ids_N, self.embedding).float()
-        for i, ((qkv, o, gate_up, down), (norm1, norm2)) in enumerate(self.layers):
-            f_qkv, f_o, f_gate_up, f_down = factors[i]
-            y = _linear(self._norm(x, norm1), qkv, f_qkv, rows)
-            q, k, v = y.split([n * s.head_dim for n in (s.heads, s.kv_heads, s.kv_heads)], dim=-1)
-            q = _rotate(q.view(-1, s.heads, s.head_dim), cos, sin)
-            k = _rotate(k.view(-1, s.kv_heads, s.head_dim), cos, sin)
-            y = attend(i, q[:n], k[:n], v.view(-1, s.kv_heads, s.head_dim)[:n])
-            x = x + _linear(_even(y.reshape(n, -1), rows), o, f_o, rows)
-            gate, up = _linear(self._norm(x, norm2), gate_up, f_gate_up, rows).chunk(2, dim=-1)
-            x = x + _linear(_silu(gate, rows) * up, down, f_down, rows)
-        return self._norm(x, self.final_norm)[:n]
+        for i in range(s.layers):
+            args = i, x, (cos, sin), factors[i], attend, n, rows
+            if checkpointing:
+                x = checkpoint(self._layer, *args, use_reentrant=False, preserve_rng_state=False)
+            else:
+                x = self._layer(*args)
+        return self._norm(x, self.final_norm, rows)[:n]
+
+    def _layer(self, i, x, angles, factors, attend, n, rows) -> torch.Tensor:
+        s = self.shape
+        ((qkv, o, gate_up, down), (norm1, norm2)), (f_qkv, f_o, f_gate_up, f_down) = self.layers[i], factors
+        y = _linear(self._norm(x, norm1, rows), qkv, f_qkv, rows)
+        q, k, v = y.split([n * s.head_dim for n in (s.heads, s.kv_heads, s.kv_heads)], dim=-1)
+        q = _rotate(q.view(-1, s.heads, s.head_dim), *angles, rows)
+        k = _rotate(k.view(-1, s.kv_heads, s.head_dim), *angles, rows)
+        y = attend(i, q[:n], k[:n], v.view(-1, s.kv_heads, s.head_dim)[:n])
+        x = x + _linear(_even(y.reshape(n, -1), rows), o, f_o, rows)
+        y = _gate(_linear(self._norm(x, norm2, rows), gate_up, f_gate_up, rows), rows)
+        return x + _linear(y, down, f_down, rows)
 
     def logits(self, hidden_R: torch.Tensor, *, rows: int = 0) -> torch.Tensor:
         """float32 [R, vocab]; `rows` as in `hidden`."""
         return _product(_even(hidden_R, rows), self.unembedding, rows)[: len(hidden_R)].float()
 
-    def _norm(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    def _norm(self, x: torch.Tensor, weight: torch.Tensor, rows: int) -> torch.Tensor:
+        if not rows:
+            return ops.norm(x, weight, self.shape.eps, self.dtype)
         return F.rms_norm(x, (x.shape[-1],), weight, self.shape.eps).to(self.dtype)
 
 
@@ -208,6 +224,8 @@ def _linear(
 ) -> torch.Tensor:
     """The adapter stays apart: merged into bf16 weights, most of a small update would be rounded away."""
     a, b = factor
+    if not rows:
+        return ops.linear(x, weight, a, b)
     return _product(x, weight, rows) + _product(_product(x, a, rows), b, rows)
 
 
@@ -217,12 +235,14 @@ def _product(x: torch.Tensor, weight: torch.Tensor, rows: int) -> torch.Tensor:
     return torch.cat([F.linear(part, weight) for part in x.split(rows)])
 
 
-def _silu(x: torch.Tensor, rows: int) -> torch.Tensor:
-    """With `rows`, in pieces small enough for one thread: where several share a tensor, the entries at
+def _gate(gate_up: torch.Tensor, rows: int) -> torch.Tensor:
+    """silu(gate) * up. With `rows`, in pieces small enough for one thread: where several share a tensor, the entries at
     their borders go through scalar code, which rounds otherwise than vector code."""
     if not rows:
-        return F.silu(x)
-    return torch.cat([F.silu(part) for part in x.split(max(1, _ONE_THREAD // x.shape[-1]))])
+        return ops.gate(gate_up)
+    gate, up = gate_up.chunk(2, dim=-1)
+    pieces = gate.split(max(1, _ONE_THREAD // gate.shape[-1]))
+    return torch.cat([F.silu(piece) for piece in pieces]) * up
 
 
 def _even(x: torch.Tensor, rows: int) -> torch.Tensor:
@@ -231,8 +251,10 @@ def _even(x: torch.Tensor, rows: int) -> torch.Tensor:
     return torch.cat([x, x.new_zeros((extra, *x.shape[1:]))]) if extra else x
 
 
-def _rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+def _rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, rows: int) -> torch.Tensor:
     """Rotary embedding of [N, heads, D], the two halves of D as the pairs (Su et al. 2021)."""
+    if not rows:
+        return ops.rotate(x, cos, sin)
     a, b = x.float().chunk(2, dim=-1)
     return torch.cat([a * cos - b * sin, b * cos + a * sin], dim=-1).to(x.dtype)
 

@@ -8,11 +8,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 import tinker
 import torch
-import torch.nn.functional as F
 
 from cookbook.errors import BackendError
 
+from .attention import tree_attention
 from .llama import Llama, Lora
+from .logprobs import target_logprobs
 from .losses import Loss
 from .packing import Tree, pack
 
@@ -32,9 +33,10 @@ class Learner:
     """
 
     def __init__(
-        self, model: Llama, lora: Lora, token_budget: int, moments: Mapping[str, torch.Tensor] | None = None
+        self, model: Llama, lora: Lora, token_budget: int, moments: Mapping[str, torch.Tensor] | None = None, *, checkpointing: bool = False
     ) -> None:
         self.model, self.lora, self.token_budget = model, lora, token_budget
+        self.checkpointing = checkpointing
         for parameter in lora.parameters.values():
             parameter.requires_grad_()
         self.adam = torch.optim.AdamW(lora.parameters.values(), lr=0.0)
@@ -103,10 +105,12 @@ class Learner:
     def _logprobs(self, tree: Tree, rows_M: torch.Tensor, targets_M: torch.Tensor) -> torch.Tensor:
         """log p(target | path to the row), float32 [M]: several targets may follow one row."""
         factors = self.lora.factors(self.model.shape.layers, self.model.dtype)
-        hidden_N = self.model.hidden(tree.ids_N, tree.depth_N, factors, _tree_attention(tree))
+        device = self.model.embedding.device
+        attend = tree_attention(tree, device)
+        ids_N, depth_N = (torch.from_numpy(x).to(device) for x in (tree.ids_N, tree.depth_N))
+        hidden_N = self.model.hidden(ids_N, depth_N, factors, attend, checkpointing=self.checkpointing)
         rows_R, at_M = torch.unique(rows_M, return_inverse=True)
-        logits_R = self.model.logits(hidden_N[rows_R])
-        return logits_R[at_M, targets_M] - logits_R.logsumexp(-1)[at_M]
+        return target_logprobs(hidden_N[rows_R], self.model.unembedding, at_M, targets_M)
 
     def optim_step(self, params: tinker.AdamParams) -> tinker.OptimStepResponse:
         """One Adam step, decay decoupled (Loshchilov & Hutter 2019), on the summed gradient, then zeroed."""
@@ -122,17 +126,6 @@ class Learner:
         self.adam.step()
         self.adam.zero_grad()
         return tinker.OptimStepResponse(metrics={"grad_norm": norm.item()})
-
-
-def _tree_attention(tree: Tree):
-    mask = tree.sees_NN[None, None]
-
-    def attend(layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-        q, k, v = (x.transpose(0, 1)[None] for x in (q, k, v))
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=True)
-        return out[0].transpose(0, 1)
-
-    return attend
 
 
 def _entries(datum: tinker.Datum, loss: Loss, vocabulary: int) -> _Entries:
