@@ -4,6 +4,7 @@ from contextlib import contextmanager
 
 import pytest
 import torch
+from transformers import LlamaForCausalLM
 
 from cookbook_plugin_local.llama import Llama
 from cookbook_plugin_local.tiny import make_tiny_llama
@@ -33,3 +34,10 @@ def _threads(count):
 def torch_threads():
     """`with torch_threads(2): ...`"""
     return _threads
+
+
+@pytest.fixture(scope="session")
+def hf(folder):
+    """The same model, as transformers computes it, in float64."""
+    model = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float64, attn_implementation="eager")
+    return model.eval().requires_grad_(False)

@@ -46,7 +46,9 @@ def seen(tree):
 
 def cost(tree):
     """Entries of rows and keys that are computed; a kernel leaves out what lies above a causal diagonal."""
-    return sum(entries_of(part).size if part.sees is not None else entries_of(part).sum() for part in tree.parts)
+    return sum(
+        entries_of(part).size if part.sees is not None else entries_of(part).sum() for part in tree.parts
+    )
 
 
 def prefixes(sequences):

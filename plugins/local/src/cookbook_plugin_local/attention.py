@@ -72,17 +72,19 @@ class _TreeAttention(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, *grads: torch.Tensor):
-        q, k, v, out, lse = ctx.saved_tensors
-        heads = k.shape[1]
+        *tensors, lse = ctx.saved_tensors
+        q, k, v = tensors[:3]
         dq, dk, dv = (torch.zeros_like(x, dtype=torch.float32, memory_format=_DENSE) for x in (q, k, v))
-        dq_ = _by_group(dq, heads)
+        q_, k_, v_, out_, grad_, dq_, dk_, dv_ = (
+            _by_group(x.float(), k.shape[1]) for x in (*tensors, grads[0], dq, dk, dv)
+        )
         for work in ctx.works:
-            of_rows = [_by_group(x[work.rows], heads).float() for x in (grads[0], q, out)]
-            of_keys = [_by_group(x[work.keys], heads).float().expand(*of_rows[1].shape[:1], -1, -1, -1) for x in (k, v)]
-            part = _gradient(of_rows, of_keys, lse[:, :, work.rows], work)
-            dq_[:, :, work.rows] += part[0]
-            for whole, found in zip((dk, dv), part[1:], strict=True):
-                whole[work.keys] += found.sum(0).transpose(0, 1)
+            rows, keys = work.rows, work.keys
+            of_rows = [x[:, :, rows] for x in (grad_, q_, out_)]
+            part = _gradient(of_rows, k_[:, :, keys], v_[:, :, keys], lse[:, :, rows], work)
+            dq_[:, :, rows] += part[0]
+            dk_[:, :, keys] += part[1].sum(0)
+            dv_[:, :, keys] += part[2].sum(0)
         return None, dq.to(q.dtype), dk.to(k.dtype), dv.to(v.dtype)
 
 
@@ -94,7 +96,8 @@ def _by_group(x: torch.Tensor, kv_heads: int) -> torch.Tensor:
 def _attend(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, work: _Work
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """q [G, kv_heads, n, D], k and v [1, kv_heads, m, D] -> the output, as q, and float32 [G, kv_heads, n]."""
+    """q [G, kv_heads, n, D], k and v [1, kv_heads, m, D] -> the output, as q, and the logarithm of the
+    denominators, float32 [G, kv_heads, n]."""
     k, v = (x.expand(len(q), -1, -1, -1) for x in (k, v))
     if q.device.type == "cpu":
         bias = None if work.bias is None else work.bias.to(q.dtype)
@@ -105,11 +108,12 @@ def _attend(
 
 
 def _gradient(
-    of_rows: Sequence[torch.Tensor], of_keys: Sequence[torch.Tensor], lse: torch.Tensor, work: _Work
+    of_rows: Sequence[torch.Tensor], k: torch.Tensor, v: torch.Tensor, lse: torch.Tensor, work: _Work
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Of q, k and v, from (d out, q, out) and (k, v), all float32: in bfloat16 the kernel adds what several
-    rows give to a key up in bfloat16, and it's slower at the sizes of a chat."""
-    (grad, q, out), (k, v) = of_rows, of_keys
+    """Of q, k and v, each [G, kv_heads, n, D], from (d out, q, out) as in `_attend`, all float32: in bfloat16
+    the kernel would add up in bfloat16 what many rows give to one key, and is slower on a chat's length."""
+    grad, q, out = of_rows
+    k, v = (x.expand(len(q), -1, -1, -1) for x in (k, v))
     if q.device.type == "cpu":
         return _flash_backward(grad, q, k, v, out, lse, 0.0, work.causal, attn_mask=work.bias)
     p = (_scores(q, k, work) - lse[..., None]).exp_()

@@ -68,11 +68,15 @@ def entries(datum: tinker.Datum, loss: Loss, model: LlamaShape) -> Entries:
 def gathered(entries_D: Sequence[Entries], loss: Loss, device: torch.device) -> dict[str, torch.Tensor]:
     """The inputs of all entries, one datum's after another's [M], and `datum`, whose each is, int64 [M]."""
     inputs_M = {
-        name: np.concatenate([each.inputs[name] for each in entries_D]) for name in ("target_tokens", *loss.inputs)
+        name: np.concatenate([each.inputs[name] for each in entries_D])
+        for name in ("target_tokens", *loss.inputs)
     }
     for name in loss.optional:
         inputs_M[name] = np.concatenate(
-            [each.inputs.get(name, np.full(len(each.at_M), loss.settings[name], np.float32)) for each in entries_D]
+            [
+                each.inputs.get(name, np.full(len(each.at_M), loss.settings[name], np.float32))
+                for each in entries_D
+            ]
         )
     inputs_M["datum"] = np.repeat(np.arange(len(entries_D)), [len(each.at_M) for each in entries_D])
     return {name: torch.from_numpy(values).to(device) for name, values in inputs_M.items()}
@@ -91,7 +95,9 @@ def _tokens(model_input: tinker.ModelInput, loss: str, model: LlamaShape) -> lis
 
 def _input(datum: tinker.Datum, loss: str, name: str) -> np.ndarray:
     if name not in datum.loss_fn_inputs:
-        raise BackendError(f"{loss} needs loss_fn_inputs[{name!r}]; the datum has {sorted(datum.loss_fn_inputs)}")
+        raise BackendError(
+            f"{loss} needs loss_fn_inputs[{name!r}]; the datum has {sorted(datum.loss_fn_inputs)}"
+        )
     try:
         return datum.loss_fn_inputs[name].to_numpy()
     except (AssertionError, RuntimeError, ValueError) as e:  # indices that don't fit the shape

@@ -22,6 +22,8 @@ from . import ops
 
 # attend(layer, q [N, heads, D], k [N, kv_heads, D], v [N, kv_heads, D]) -> [N, heads, D]
 Attend = Callable[[int, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+Factors = list[tuple[torch.Tensor, torch.Tensor]]  # of a layer: A and B of each group of modules
+Angles = tuple[torch.Tensor, torch.Tensor]  # cosine and sine, [N, 1, D / 2]
 
 MODULES = ("q", "k", "v", "o", "gate", "up", "down")
 _FUSED = (("q", "k", "v"), ("o",), ("gate", "up"), ("down",))  # modules with one input share a product
@@ -169,7 +171,7 @@ class Llama:
         self,
         ids_N: torch.Tensor,
         positions_N: torch.Tensor,
-        factors: list[list[tuple[torch.Tensor, torch.Tensor]]],
+        factors: list[Factors],
         attend: Attend,
         *,
         rows: int = 0,
@@ -182,7 +184,8 @@ class Llama:
         rounds, depends on the number of rows, but not on where among them a row stands. A token's bits
         then don't depend on what is computed beside it.
 
-        With `checkpointing`, the gradient keeps what goes into each layer alone, and computes the layer again.
+        With `checkpointing`, the gradient keeps what goes into each layer alone and computes the layer
+        again.
         """
         s, n = self.shape, len(ids_N)
         ids_N, positions_N = _even(ids_N, rows), _even(positions_N, rows)
@@ -197,7 +200,10 @@ class Llama:
                 x = self._layer(*args)
         return self._norm(x, self.final_norm, rows)[:n]
 
-    def _layer(self, i, x, angles, factors, attend, n, rows) -> torch.Tensor:
+    def _layer(
+        self, i: int, x: torch.Tensor, angles: Angles, factors: Factors, attend: Attend, n: int, rows: int
+    ) -> torch.Tensor:
+        """What goes into layer i [N, hidden] -> what comes out; of its rows, n aren't padding."""
         s = self.shape
         ((qkv, o, gate_up, down), (norm1, norm2)), (f_qkv, f_o, f_gate_up, f_down) = self.layers[i], factors
         y = _linear(self._norm(x, norm1, rows), qkv, f_qkv, rows)
@@ -236,8 +242,8 @@ def _product(x: torch.Tensor, weight: torch.Tensor, rows: int) -> torch.Tensor:
 
 
 def _gate(gate_up: torch.Tensor, rows: int) -> torch.Tensor:
-    """silu(gate) * up. With `rows`, in pieces small enough for one thread: where several share a tensor, the entries at
-    their borders go through scalar code, which rounds otherwise than vector code."""
+    """silu(gate) * up. With `rows`, in pieces small enough for one thread: where several share a tensor,
+    the entries at their borders go through scalar code, which rounds otherwise than vector code."""
     if not rows:
         return ops.gate(gate_up)
     gate, up = gate_up.chunk(2, dim=-1)

@@ -37,7 +37,9 @@ class _TargetLogprobs(torch.autograd.Function):
         for first in range(0, len(hidden_R), _ROWS):
             at = slice(first, first + _ROWS)
             of = slice(*torch.searchsorted(rows_U, torch.tensor([first, first + _ROWS])).tolist())
-            found = _over_words(hidden_R[at], unembedding, rows_U[of] - first, targets_U[of], rest_R is not None)
+            found = _over_words(
+                hidden_R[at], unembedding, rows_U[of] - first, targets_U[of], rest_R is not None
+            )
             lse_R[at], logits_U[of] = found[0], found[1]
             if rest_R is not None:
                 rest_R[at] = found[2]

@@ -110,7 +110,9 @@ class Learner:
                 found.append(self._logprobs(each))
         leaves_D = [torch.zeros(each.shape) for each in entries_D]
         for each, logprobs_M in zip(passes, found, strict=True):
-            for d, values in zip(_range(each.part), logprobs_M.detach().cpu().split(each.counts), strict=True):
+            for d, values in zip(
+                _range(each.part), logprobs_M.detach().cpu().split(each.counts), strict=True
+            ):
                 leaves_D[d] = values.reshape(entries_D[d].shape).clone()
         logprobs_D = [leaf.clone().numpy() for leaf in leaves_D]
         custom, metrics = fn(list(data_D), [leaf.requires_grad_() for leaf in leaves_D])
@@ -159,7 +161,9 @@ class Learner:
                 summed.backward()
             total += summed.item()
             values_D = logprobs_M.detach().cpu().split(each.counts)
-            logprobs_D[each.part] = [e.spread(x.numpy()) for e, x in zip(each.entries_D, values_D, strict=True)]
+            logprobs_D[each.part] = [
+                e.spread(x.numpy()) for e, x in zip(each.entries_D, values_D, strict=True)
+            ]
         return _output(logprobs_D, {"loss:sum": total})
 
     def _passes(self, entries_D: Sequence[Entries]) -> Iterator[_Pass]:
