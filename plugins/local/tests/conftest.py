@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.numpy import load_file
+from transformers import LlamaForCausalLM
 
 from cookbook_plugin_local.llama import Llama
 from cookbook_plugin_local.tiny import make_tiny_llama
@@ -190,3 +191,10 @@ def _add_weight(writer, config, name, weight, quantized):
     kept = quantized if projection else gguf.GGMLQuantizationType.F32
     data = gguf.quantize(np.ascontiguousarray(weight), kept)
     writer.add_tensor(names.get_name(name.removesuffix(f".{suffix}")) + f".{suffix}", data, raw_dtype=kept)
+
+
+@pytest.fixture(scope="session")
+def hf(folder):
+    """The same model, as transformers computes it, in float64."""
+    model = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float64, attn_implementation="eager")
+    return model.eval().requires_grad_(False)

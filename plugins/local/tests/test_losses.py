@@ -37,6 +37,8 @@ def run(loss, pi, **inputs):
     logp = torch.tensor(pi, dtype=torch.float64).log().requires_grad_()
     x = {name: torch.tensor(values, dtype=torch.float64) for name, values in inputs.items()}
     x = {"datum": torch.zeros(len(pi), dtype=torch.int64), **x}
+    for key in loss.optional:
+        x.setdefault(key, torch.full((len(pi),), loss.settings[key], dtype=torch.float64))
     losses = loss.formula(logp, {**x, "datum": x["datum"].long()}, loss.settings)
     losses.sum().backward()
     return losses.tolist(), logp.grad.tolist()
@@ -117,6 +119,14 @@ def test_dro_pulls_a_token_without_advantage_back_to_the_sampler():
     losses, gradients = run(find_loss("dro", {"beta": 0.5}), [0.8], **inputs([0.4], [0.0], [0.0]))
     assert losses == pytest.approx([0.25 * LN(2) ** 2])
     assert gradients == pytest.approx([0.5 * LN(2)])
+
+
+def test_a_token_may_have_a_clip_of_its_own():
+    x = inputs([0.4, 0.4], [1.0, 1.0], [1.0, 1.0])
+    clips = {"clip_high_threshold": [1.1, 1.5]}
+    assert run(find_loss("ppo"), [0.8, 0.8], **x, **clips)[0] == pytest.approx([-1.1, -1.5])
+    assert run(find_loss("cispo"), [0.8, 0.8], **x, **clips)[1] == pytest.approx([-1.1, -1.5])
+    assert run(find_loss("gspo"), [0.8, 0.8], **x, **clips)[0] == pytest.approx([-1.1, -1.5])
 
 
 # Settings

@@ -14,11 +14,11 @@ import tinker
 import torch
 from tinker.types.topk_logprobs import TopkLogprobs
 
+from . import row_ops
 from .cache import BLOCK, SHORTEST, Key, Pool, Prefixes
 from .cached_attention import Decoded, Form, Portion, Prompt, capacity, find_form, side_by_side
 from .distribution import choose, likeliest, log_probabilities
 from .llama import Llama, Lora
-from .products import even, product
 from .request import Request, Scores, Scoring
 
 _PASS_TOKENS = 1024  # rows of a forward pass, unless more sequences are being decoded
@@ -226,17 +226,17 @@ class Decoder:
             portions.append(Prompt(prompt.kv, prompt.fed, count, model.shape.groups, form))
         if not ids:
             return [], torch.empty(0, model.shape.vocab, device=model.device)
-        padding = [0] * (even(len(ids)) - len(ids))
+        padding = [0] * (row_ops.even(len(ids)) - len(ids))
         hidden = model.hidden(
             torch.tensor(ids + padding, device=model.device),
             torch.tensor(positions + padding, device=model.device),
             self._factors,
             side_by_side(portions),
-            product,
+            row_ops,
         )
         ends = self._advance(fed, hidden[len(rows) :])
         at = torch.tensor([*range(len(rows)), *(len(rows) + end for end in ends)], device=model.device)
-        logits = model.logits(hidden[at], product) if len(at) else hidden.new_empty(0, model.shape.vocab)
+        logits = model.logits(hidden[at], row_ops.product)
         for prompt, found in zip(ends.values(), logits[len(rows) :], strict=True):
             self._finish(prompt, found)
         return rows, logits[: len(rows)]
@@ -270,7 +270,7 @@ class Decoder:
         end, k = min(prompt.fed + len(hidden), len(prompt.tokens) - 1), prompt.scoring.top_k
         for at in range(begin, end, _SCORED_ROWS):
             to = min(at + _SCORED_ROWS, end)
-            logits = self.kit.model.logits(hidden[at - prompt.fed : to - prompt.fed], product)
+            logits = self.kit.model.logits(hidden[at - prompt.fed : to - prompt.fed], row_ops.product)
             tokens = torch.tensor(prompt.tokens[at + 1 : to + 1], device=logits.device)[:, None]
             after = slice(at + 1, to + 1)
             prompt.scores.logprobs[after] = log_probabilities(logits, tokens)[:, 0].cpu().numpy()

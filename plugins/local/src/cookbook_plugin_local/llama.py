@@ -5,31 +5,47 @@ padding, no batch dimension: the caller says what each row attends to.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
 from safetensors import safe_open
+from torch.utils.checkpoint import checkpoint
 
 from cookbook.errors import BackendError
 
+from . import ops
 from .shape import LlamaShape as LlamaShape  # exported from here too
 
 # attend(layer, q [N, heads, D], k [N, kv_heads, D], v [N, kv_heads, D]) -> [N, heads, D]
 Attend = Callable[[int, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 
-# product(x [N, in], weight [out, in]) -> x weight^T [N, out]
-Product = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-# Per layer and group of modules with one input, the A and B of `Lora.factors`
-Factors = list[list[tuple[torch.Tensor, torch.Tensor]]]
-
+Factors = list[tuple[torch.Tensor, torch.Tensor]]  # of a layer: A and B of each group of modules
+# Cosine and sine of a position's angles [N, 1, D], the sine with the sign that it has in its half of D
+Angles = tuple[torch.Tensor, torch.Tensor]
 _Read = Callable[[str], torch.Tensor]  # a tensor of the model's files by its name
 
 MODULES = ("q", "k", "v", "o", "gate", "up", "down")
 _FUSED = (("q", "k", "v"), ("o",), ("gate", "up"), ("down",))  # modules with one input share a product
-_ONE_THREAD = 32768  # entries up to which torch gives an elementwise operation to one thread
+
+
+class Arithmetic(Protocol):
+    """The parts of a layer. `ops` has those with a gradient, `row_ops` those whose rows are independent."""
+
+    def norm(
+        self, x: torch.Tensor, weight: torch.Tensor, eps: float, dtype: torch.dtype
+    ) -> torch.Tensor: ...
+
+    def linear(
+        self, x: torch.Tensor, weight: torch.Tensor, a: torch.Tensor, b: torch.Tensor
+    ) -> torch.Tensor: ...
+
+    def rotate(self, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor: ...
+
+    def gate(self, gate_up: torch.Tensor) -> torch.Tensor: ...
 
 
 @dataclass(frozen=True)
@@ -70,7 +86,7 @@ class Lora:
         """These weights, as they are now."""
         return Lora(self.rank, self.alpha, {k: p.detach().clone() for k, p in self.parameters.items()})
 
-    def factors(self, layers: int, dtype: torch.dtype) -> Factors:
+    def factors(self, layers: int, dtype: torch.dtype) -> list[Factors]:
         """Per layer and group of modules with one input: A [k rank, in] and B [out, k rank], scaled.
 
         The B of a group is block-diagonal, so that a group costs two products. Differentiable.
@@ -143,48 +159,54 @@ class Llama:
         self,
         ids_N: torch.Tensor,
         positions_N: torch.Tensor,
-        factors: Factors,
+        factors: Sequence[Factors],
         attend: Attend,
-        product: Product = F.linear,
+        arithmetic: Arithmetic = ops,
+        *,
+        checkpointing: bool = False,
     ) -> torch.Tensor:
         """Final hidden states [N, hidden] in the weights' dtype.
 
-        Products run in that dtype, by `product`; the residual stream, the norms and the rotation in
-        float32. What each row attends to is the business of `attend`.
+        Products run in that dtype; the residual stream, the norms and the rotation in float32. What each
+        row attends to is the business of `attend`. With `checkpointing`, the gradient keeps what goes into
+        each layer alone and computes the layer again.
         """
-        s, n = self.shape, len(ids_N)
-        heads = s.heads + s.kv_heads  # those that are rotated
-        cos, sin = self._rotation(positions_N)
+        angles = self._rotation(positions_N)
         x = F.embedding(ids_N, self.embedding).float()
-        for i, layer in enumerate(self.layers):
-            (qkv, o, gate_up, down), (norm1, norm2) = layer.weights, layer.norms
-            f_qkv, f_o, f_gate_up, f_down = factors[i]
-            y = _linear(self._norm(x, norm1), qkv, f_qkv, product)
-            y = (y if layer.bias is None else y + layer.bias).view(n, heads + s.kv_heads, s.head_dim)
-            qk = y[:, :heads] if layer.qk_norm is None else self._norm(y[:, :heads].float(), layer.qk_norm)
-            qk = _rotate(qk, cos, sin)
-            y = attend(i, qk[:, : s.heads], qk[:, s.heads :], y[:, heads:])
-            x = x + _linear(y.reshape(n, -1), o, f_o, product)
-            gate, up = _linear(self._norm(x, norm2), gate_up, f_gate_up, product).chunk(2, dim=-1)
-            x = x + _linear(_silu(gate) * up, down, f_down, product)
-        return self._norm(x, self.final_norm)
+        for i in range(self.shape.layers):
+            args = i, x, angles, factors[i], attend, arithmetic
+            if checkpointing:
+                x = checkpoint(self._layer, *args, use_reentrant=False, preserve_rng_state=False)
+            else:
+                x = self._layer(*args)
+        return arithmetic.norm(x, self.final_norm, self.shape.eps, self.dtype)
 
-    def logits(self, hidden_R: torch.Tensor, product: Product = F.linear) -> torch.Tensor:
-        """float32 [R, vocab]."""
+    def logits(
+        self, hidden_R: torch.Tensor, product: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] = F.linear
+    ) -> torch.Tensor:
+        """float32 [R, vocab]. product: as F.linear."""
         return product(hidden_R, self.unembedding).float()
 
-    def _norm(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-        """weight: of each entry [hidden], or of each head's entries [heads, D]."""
-        if weight.dim() == 1:
-            return F.rms_norm(x, (x.shape[-1],), weight, self.shape.eps).to(self.dtype)
-        return (F.rms_norm(x, (x.shape[-1],), None, self.shape.eps) * weight).to(self.dtype)
+    def _layer(
+        self, i: int, x: torch.Tensor, angles: Angles, factors: Factors, attend: Attend, do: Arithmetic
+    ) -> torch.Tensor:
+        """What goes into layer i [N, hidden] -> what comes out."""
+        s, layer, n = self.shape, self.layers[i], len(x)
+        (qkv, o, gate_up, down), (norm1, norm2) = layer.weights, layer.norms
+        heads = s.heads + s.kv_heads  # those that are rotated
+        y = do.linear(do.norm(x, norm1, s.eps, self.dtype), qkv, *factors[0])
+        y = (y if layer.bias is None else y + layer.bias).view(n, heads + s.kv_heads, s.head_dim)
+        qk = y[:, :heads]
+        qk = qk if layer.qk_norm is None else do.norm(qk.float(), layer.qk_norm, s.eps, self.dtype)
+        qk = do.rotate(qk, *angles)
+        y = attend(i, qk[:, : s.heads], qk[:, s.heads :], y[:, heads:])
+        x = x + do.linear(y.reshape(n, -1), o, *factors[1])
+        y = do.gate(do.linear(do.norm(x, norm2, s.eps, self.dtype), gate_up, *factors[2]))
+        return x + do.linear(y, down, *factors[3])
 
-    def _rotation(self, positions_N: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """cos and sin [N, 1, D] of each position's angles, sin with the sign of its half of D.
-
-        From a table: where several threads share a tensor, the entries at their borders go through scalar
-        code, whose cos isn't always the vector code's.
-        """
+    def _rotation(self, positions_N: torch.Tensor) -> Angles:
+        """From a table: where several threads share a tensor, the entries at their borders go through scalar
+        code, whose cosine isn't always the vector code's."""
         if (longest := int(positions_N.max())) >= len(self._cos):
             with torch.inference_mode(False):  # training will save what sampling made
                 angle = torch.arange(max(1024, 2 * longest), dtype=torch.float32)[:, None]
@@ -193,28 +215,6 @@ class Llama:
                 self._cos = torch.cat([cos, cos], -1)[:, None].to(self.device)
                 self._sin = torch.cat([-sin, sin], -1)[:, None].to(self.device)
         return self._cos[positions_N], self._sin[positions_N]
-
-
-def _linear(
-    x: torch.Tensor, weight: torch.Tensor, factor: tuple[torch.Tensor, torch.Tensor], product: Product
-) -> torch.Tensor:
-    """The adapter stays apart: merged into bf16 weights, most of a small update would be rounded away."""
-    a, b = factor
-    return product(x, weight) + product(product(x, a), b)
-
-
-def _silu(x: torch.Tensor) -> torch.Tensor:
-    """Where several threads would share the tensor with a border inside a vector, in pieces for one thread
-    each: entries at such a border go through scalar code, which rounds otherwise than vector code."""
-    parts = min(torch.get_num_threads(), -(-x.numel() // _ONE_THREAD))
-    if parts <= 1 or -(-x.numel() // parts) % 64 == 0 or x.is_cuda:
-        return F.silu(x)
-    return torch.cat([F.silu(part) for part in x.split(max(1, _ONE_THREAD // x.shape[-1]))])
-
-
-def _rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    """Rotary embedding of [N, heads, D], the two halves of D as the pairs (Su et al. 2021)."""
-    return (x * cos + x.roll(x.shape[-1] // 2, -1) * sin).to(x.dtype)
 
 
 def _weights(folder: Path, device: str) -> _Read:

@@ -24,11 +24,12 @@ LOW, HIGH = "clip_low_threshold", "clip_high_threshold"
 class Loss:
     """One row of the table.
 
-    inputs: what a datum brings besides `target_tokens`, each [T].
+    inputs: what a datum brings besides `target_tokens`, each of their shape.
     where: a token takes part where one of these inputs isn't 0; none: every token does.
     formula: (log pi [M] in nats, the inputs [M] and `datum` [M], int64, the datum that an entry is of,
     settings) -> the loss of each entry [M]. A datum's entries always come together.
     settings: the keys of `loss_fn_config` that it takes, with their defaults.
+    optional: those of them that a datum may bring as inputs, target by target, instead.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Loss:
     where: tuple[str, ...]
     formula: Callable[[torch.Tensor, Tensors, Settings], torch.Tensor]
     settings: Settings = field(default_factory=dict)
+    optional: tuple[str, ...] = ()
 
 
 def find_loss(name: str, config: Mapping[str, float | str] | None = None) -> Loss:
@@ -69,12 +71,12 @@ def _importance_sampling(logp: torch.Tensor, x: Tensors, c: Settings) -> torch.T
 
 def _ppo(logp: torch.Tensor, x: Tensors, c: Settings) -> torch.Tensor:
     """-min(rho A, clip(rho) A) (Schulman et al. 2017)."""
-    return _clipped(_ratio(logp, x), x["advantages"], c)
+    return _clipped(_ratio(logp, x), x)
 
 
 def _cispo(logp: torch.Tensor, x: Tensors, c: Settings) -> torch.Tensor:
     """-sg(clip(rho)) A log pi: a clipped token keeps its gradient (MiniMax-M1 2025)."""
-    return -_ratio(logp.detach(), x).clamp(c[LOW], c[HIGH]) * x["advantages"] * logp
+    return -_ratio(logp.detach(), x).clamp(x[LOW], x[HIGH]) * x["advantages"] * logp
 
 
 def _gspo(logp: torch.Tensor, x: Tensors, c: Settings) -> torch.Tensor:
@@ -93,7 +95,7 @@ def _gspo(logp: torch.Tensor, x: Tensors, c: Settings) -> torch.Tensor:
             "whose ratio counts, the sampled ones"
         )
     s = (sums_D[datum] / count.clamp(min=1)).exp()
-    return _clipped(s * (logp - logp.detach()).exp(), x["advantages"], c)
+    return _clipped(s * (logp - logp.detach()).exp(), x)
 
 
 def _dro(logp: torch.Tensor, x: Tensors, c: Settings) -> torch.Tensor:
@@ -105,8 +107,8 @@ def _ratio(logp: torch.Tensor, x: Tensors) -> torch.Tensor:
     return (logp - x["logprobs"]).exp()
 
 
-def _clipped(ratio: torch.Tensor, advantages: torch.Tensor, c: Settings) -> torch.Tensor:
-    return -torch.minimum(ratio * advantages, ratio.clamp(c[LOW], c[HIGH]) * advantages)
+def _clipped(ratio: torch.Tensor, x: Tensors) -> torch.Tensor:
+    return -torch.minimum(ratio * x["advantages"], ratio.clamp(x[LOW], x[HIGH]) * x["advantages"])
 
 
 _POLICY, _MASK = ("logprobs", "advantages"), "sequence_ratio_mask"
@@ -117,9 +119,9 @@ LOSSES = {
     for loss in (
         Loss("cross_entropy", ("weights",), ("weights",), _cross_entropy),
         Loss("importance_sampling", _POLICY, ("advantages",), _importance_sampling),
-        Loss("ppo", _POLICY, ("advantages",), _ppo, _CLIP),
-        Loss("cispo", _POLICY, ("advantages",), _cispo, _CLIP),
-        Loss("gspo", (*_POLICY, _MASK), ("advantages", _MASK), _gspo, _CLIP),
+        Loss("ppo", _POLICY, ("advantages",), _ppo, _CLIP, (LOW, HIGH)),
+        Loss("cispo", _POLICY, ("advantages",), _cispo, _CLIP, (LOW, HIGH)),
+        Loss("gspo", (*_POLICY, _MASK), ("advantages", _MASK), _gspo, _CLIP, (LOW, HIGH)),
         Loss("dro", _POLICY, (), _dro, {"beta": 0.05}),
     )
 }

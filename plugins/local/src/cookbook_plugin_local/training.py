@@ -2,39 +2,63 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import tinker
 import torch
-import torch.nn.functional as F
 
 from cookbook.errors import BackendError
 
+from .attention import tree_attention
+from .entries import Entries, entries, gathered
 from .llama import Llama, Lora
+from .logprobs import target_logprobs
 from .losses import Loss
 from .packing import Tree, pack
 
+CustomLoss = Callable[[list[tinker.Datum], list[torch.Tensor]], tuple[torch.Tensor, dict[str, float]]]
+"""(data, the log-probabilities of each datum's targets, float32 with a gradient) -> (loss, metrics)."""
+
+_TARGETS = Loss("forward_backward_custom", (), (), lambda logp, x, settings: logp)
+_KEPT = 4
+"""Trees whose activations are kept while a custom loss is computed; later ones are run again."""
+
 
 @dataclass(frozen=True)
-class _Entries:
-    """The tokens of one datum that take part in the loss: their places, int64 [M], and inputs, each [M]."""
+class _Pass:
+    """Datums `part` as one tree, and their entries."""
 
-    at_M: np.ndarray
-    inputs: dict[str, np.ndarray]
+    part: slice
+    tree: Tree
+    entries_D: Sequence[Entries]
+
+    @property
+    def counts(self) -> list[int]:
+        return [len(each.at_M) for each in self.entries_D]
 
 
 class Learner:
     """The trained weights, their gradients and the optimizer's state. Used from one thread.
 
+    token_budget: rows of a forward and backward pass, part of what a run's bits depend on.
     moments: Adam's state, as `moments` gives it, to go on from; none: a fresh optimizer.
+    checkpointing: between forward and backward a layer keeps its input alone, and is computed again: less
+    memory, a third more work, the same bits.
     """
 
     def __init__(
-        self, model: Llama, lora: Lora, token_budget: int, moments: Mapping[str, torch.Tensor] | None = None
+        self,
+        model: Llama,
+        lora: Lora,
+        token_budget: int,
+        moments: Mapping[str, torch.Tensor] | None = None,
+        *,
+        checkpointing: bool = False,
     ) -> None:
         self.model, self.lora, self.token_budget = model, lora, token_budget
+        self.checkpointing = checkpointing
         for parameter in lora.parameters.values():
             parameter.requires_grad_()
         self.adam = torch.optim.AdamW(lora.parameters.values(), lr=0.0)
@@ -52,8 +76,9 @@ class Learner:
         }
 
     def forward_backward(self, data_D: Sequence[tinker.Datum], loss: Loss) -> tinker.ForwardBackwardOutput:
-        """Adds the gradient of the summed loss. Returns each datum's target log-probabilities (float32 [T],
-        nats; 0 where the loss doesn't need one, which spares its logits) and the metric `loss:sum`.
+        """Adds the gradient of the summed loss. Returns each datum's target log-probabilities (float32, of
+        its targets' shape, nats; 0 where the loss doesn't need one, which spares its logits) and the metric
+        `loss:sum`.
 
         Raises `BackendError` for a datum that doesn't fit the loss or the model.
         """
@@ -64,95 +89,112 @@ class Learner:
         """The same without a gradient, and with the log-probability of every target."""
         return self._run(data_D, replace(loss, where=()), train=False)
 
-    def _run(
-        self, data_D: Sequence[tinker.Datum], loss: Loss, *, train: bool
+    def forward_backward_custom(
+        self, data_D: Sequence[tinker.Datum], fn: CustomLoss
     ) -> tinker.ForwardBackwardOutput:
-        entries_D = [_entries(datum, loss, self.model.shape.vocab) for datum in data_D]
-        logprobs_D = [np.zeros(d.model_input.length, dtype=np.float32) for d in data_D]
-        total, first = 0.0, 0
-        for tree in pack([d.model_input.to_ints() for d in data_D], self.token_budget):
-            part = slice(first, first + len(tree.rows_D))
-            first = part.stop
-            counts = [len(entries.at_M) for entries in entries_D[part]]
-            if not any(counts):
-                continue
-            logprobs_M, summed = self._part(tree, entries_D[part], loss)
-            if train:
-                summed.backward()
-            total += summed.item()
-            found_D = np.split(logprobs_M.detach().numpy(), np.cumsum(counts)[:-1])
-            for out, entries, found in zip(logprobs_D[part], entries_D[part], found_D, strict=True):
-                out[entries.at_M] = found
-        outputs = [{"logprobs": tinker.TensorData.from_numpy(logprobs)} for logprobs in logprobs_D]
-        return tinker.ForwardBackwardOutput("logprobs", outputs, {"loss:sum": total})
+        """Adds the gradient of `fn`'s loss, which it computes from the log-probabilities of all targets.
 
-    def _part(
-        self, tree: Tree, entries_D: Sequence[_Entries], loss: Loss
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """The log-probabilities of all entries, one datum's after another's [M], and the summed loss."""
-        inputs_M = {
-            name: torch.from_numpy(np.concatenate([entries.inputs[name] for entries in entries_D]))
-            for name in ("target_tokens", *loss.inputs)
-        }
-        counts = torch.tensor([len(entries.at_M) for entries in entries_D])
-        inputs_M["datum"] = torch.repeat_interleave(counts)
-        rows_M = np.concatenate([r[e.at_M] for r, e in zip(tree.rows_D, entries_D, strict=True)])
-        logprobs_M = self._logprobs(tree, torch.from_numpy(rows_M), inputs_M["target_tokens"])
-        return logprobs_M, loss.formula(logprobs_M, inputs_M, loss.settings).sum()
-
-    def _logprobs(self, tree: Tree, rows_M: torch.Tensor, targets_M: torch.Tensor) -> torch.Tensor:
-        """log p(target | path to the row), float32 [M]: several targets may follow one row."""
-        factors = self.lora.factors(self.model.shape.layers, self.model.dtype)
-        hidden_N = self.model.hidden(tree.ids_N, tree.depth_N, factors, _tree_attention(tree))
-        rows_R, at_M = torch.unique(rows_M, return_inverse=True)
-        logits_R = self.model.logits(hidden_N[rows_R])
-        return logits_R[at_M, targets_M] - logits_R.logsumexp(-1)[at_M]
+        A datum needs `target_tokens`; what else it brings is for `fn`. The metrics are those of `fn`, its
+        loss as `loss:sum`, and as `surrogate_loss:sum` the sum of gradient times log-probability, as
+        tinker's client has it. One forward pass; where there are more trees than _KEPT, those after them
+        are computed twice, since what all would keep grows with the batch. Whatever `fn` raises is raised,
+        and adds no gradient.
+        """
+        if not data_D:
+            raise BackendError("forward_backward_custom: no data; give at least one datum")
+        entries_D = [entries(datum, _TARGETS, self.model.shape) for datum in data_D]
+        passes = list(self._passes(entries_D))
+        found = []
+        for i, each in enumerate(passes):
+            with torch.set_grad_enabled(i < _KEPT):
+                found.append(self._logprobs(each))
+        leaves_D = [torch.zeros(each.shape) for each in entries_D]
+        for each, logprobs_M in zip(passes, found, strict=True):
+            for d, values in zip(
+                _range(each.part), logprobs_M.detach().cpu().split(each.counts), strict=True
+            ):
+                leaves_D[d] = values.reshape(entries_D[d].shape).clone()
+        logprobs_D = [leaf.clone().numpy() for leaf in leaves_D]
+        custom, metrics = fn(list(data_D), [leaf.requires_grad_() for leaf in leaves_D])
+        custom.backward()
+        grads_D = [torch.zeros_like(leaf) if leaf.grad is None else leaf.grad for leaf in leaves_D]
+        for each, logprobs_M in zip(passes, found, strict=True):
+            grad_M = torch.cat([grad.reshape(-1) for grad in grads_D[each.part]]).to(logprobs_M)
+            (logprobs_M if logprobs_M.requires_grad else self._logprobs(each)).backward(grad_M)
+        surrogate = sum(float((g.numpy() * x).sum()) for g, x in zip(grads_D, logprobs_D, strict=True))
+        sums = {"loss:sum": float(custom.detach().sum()), "surrogate_loss:sum": surrogate}
+        return _output(logprobs_D, {**metrics, **sums})
 
     def optim_step(self, params: tinker.AdamParams) -> tinker.OptimStepResponse:
-        """One Adam step, decay decoupled (Loshchilov & Hutter 2019), on the summed gradient, then zeroed."""
-        group = self.adam.param_groups[0]
-        group.update(
+        """One Adam step, decay decoupled (Loshchilov & Hutter 2019), on the summed gradient, then zeroed.
+
+        The metric `grad_norm` is of the whole gradient, before it's clipped. Raises `BackendError` for
+        another optimizer's parameters.
+        """
+        if not isinstance(params, tinker.AdamParams):
+            raise BackendError(f"local/torch has Adam alone: give AdamParams, not {type(params).__name__}")
+        self.adam.param_groups[0].update(
             lr=params.learning_rate,
             betas=(params.beta1, params.beta2),
             eps=params.eps,
             weight_decay=params.weight_decay,
         )
-        weights = group["params"]
-        norm = torch.nn.utils.clip_grad_norm_(weights, params.grad_clip_norm or float("inf"))
+        weights = list(self.lora.parameters.values())
+        norm = torch.nn.utils.get_total_norm([w.grad for w in weights if w.grad is not None])
+        if params.grad_clip_norm > 0:
+            torch.nn.utils.clip_grads_with_norm_(weights, params.grad_clip_norm, norm)
         self.adam.step()
         self.adam.zero_grad()
         return tinker.OptimStepResponse(metrics={"grad_norm": norm.item()})
 
+    def _run(
+        self, data_D: Sequence[tinker.Datum], loss: Loss, *, train: bool
+    ) -> tinker.ForwardBackwardOutput:
+        entries_D = [entries(datum, loss, self.model.shape) for datum in data_D]
+        logprobs_D = [each.spread(np.zeros(len(each.at_M))) for each in entries_D]
+        total = 0.0
+        for each in self._passes(entries_D):
+            logprobs_M = self._logprobs(each)
+            inputs_M = gathered(each.entries_D, loss, logprobs_M.device)
+            summed = loss.formula(logprobs_M, inputs_M, loss.settings).sum()
+            if train:
+                summed.backward()
+            total += summed.item()
+            values_D = logprobs_M.detach().cpu().split(each.counts)
+            logprobs_D[each.part] = [
+                e.spread(x.numpy()) for e, x in zip(each.entries_D, values_D, strict=True)
+            ]
+        return _output(logprobs_D, {"loss:sum": total})
 
-def _tree_attention(tree: Tree):
-    mask = tree.sees_NN[None, None]
+    def _passes(self, entries_D: Sequence[Entries]) -> Iterator[_Pass]:
+        """Trees in order, without those that have nothing to compute."""
+        first = 0
+        for tree in pack([each.tokens for each in entries_D], self.token_budget):
+            part = slice(first, first + len(tree.rows_D))
+            first = part.stop
+            if any(len(each.at_M) for each in entries_D[part]):
+                yield _Pass(part, tree, entries_D[part])
 
-    def attend(layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-        q, k, v = (x.transpose(0, 1)[None] for x in (q, k, v))
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=True)
-        return out[0].transpose(0, 1)
-
-    return attend
-
-
-def _entries(datum: tinker.Datum, loss: Loss, vocabulary: int) -> _Entries:
-    """Raises `BackendError` for an input that is missing or of another length than the tokens, and for a
-    target that the model doesn't have."""
-    inputs, length = {}, datum.model_input.length
-    for name in ("target_tokens", *loss.inputs):
-        if name not in datum.loss_fn_inputs:
-            raise BackendError(
-                f"{loss.name} needs loss_fn_inputs[{name!r}]; the datum has {sorted(datum.loss_fn_inputs)}"
-            )
-        inputs[name] = datum.loss_fn_inputs[name].to_numpy()
-        if inputs[name].shape != (length,):
-            raise BackendError(f"{loss.name}: {name} of shape {inputs[name].shape} for {length} tokens")
-    takes_part = np.any([inputs[name] != 0 for name in loss.where], axis=0) if loss.where else np.ones(length)
-    at_M = np.flatnonzero(takes_part)
-    targets = inputs["target_tokens"][at_M]
-    if targets.size and not 0 <= targets.min() <= targets.max() < vocabulary:
-        raise BackendError(
-            f"{loss.name}: target_tokens from {targets.min()} to {targets.max()}: the model has 0 to "
-            f"{vocabulary - 1}"
+    def _logprobs(self, each: _Pass) -> torch.Tensor:
+        """log p(target | path to its row), float32 [M], one datum's entries after another's."""
+        tree, device = each.tree, self.model.embedding.device
+        rows_M = np.concatenate([r[e.positions_M] for r, e in zip(tree.rows_D, each.entries_D, strict=True)])
+        targets_M = np.concatenate([e.inputs["target_tokens"] for e in each.entries_D])
+        rows_R, at_M = np.unique(rows_M, return_inverse=True)
+        ids_N, depth_N, rows, at, targets = (
+            torch.from_numpy(x).to(device) for x in (tree.ids_N, tree.depth_N, rows_R, at_M, targets_M)
         )
-    return _Entries(at_M, {name: values[at_M] for name, values in inputs.items()})
+        factors = self.lora.factors(self.model.shape.layers, self.model.dtype)
+        hidden_N = self.model.hidden(
+            ids_N, depth_N, factors, tree_attention(tree, device), checkpointing=self.checkpointing
+        )
+        return target_logprobs(hidden_N[rows], self.model.unembedding, at, targets)
+
+
+def _range(part: slice) -> range:
+    return range(part.start, part.stop)
+
+
+def _output(logprobs_D: Sequence[np.ndarray], metrics: dict[str, float]) -> tinker.ForwardBackwardOutput:
+    outputs = [{"logprobs": tinker.TensorData.from_numpy(logprobs)} for logprobs in logprobs_D]
+    return tinker.ForwardBackwardOutput("logprobs", outputs, metrics)

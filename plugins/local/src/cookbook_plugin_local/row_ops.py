@@ -1,8 +1,8 @@
-"""Products whose rows don't depend on the rows beside them.
+"""The parts of a layer so that a row's bits don't depend on the rows beside it, without a gradient.
 
 Which kernel a product library takes, and so how it rounds, depends on the number of rows, but not on where
-among them a row stands. Here a product of any number of rows is made of products of a few sizes which are
-known to round alike, on this processor and with this number of threads: they are tried at first use.
+among them a row stands. A product of any number of rows is made here of products of a few sizes which
+round alike, on this processor and with this number of threads: they are tried at first use.
 """
 
 from __future__ import annotations
@@ -14,9 +14,38 @@ import torch
 import torch.nn.functional as F
 
 SIZES = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024)
+_ONE_THREAD = 32768  # entries up to which torch gives an elementwise operation to one thread
 _CHUNK = 32  # rows where no sizes round alike
 _TRIED = 2**24  # entries of the largest result that is tried
 _DRAWN = 512  # rows of the weight that is tried are drawn; they repeat
+
+
+def norm(x: torch.Tensor, weight: torch.Tensor, eps: float, dtype: torch.dtype) -> torch.Tensor:
+    """As `ops.norm`. weight: of the last dimension, or of the last two."""
+    if weight.dim() == 1:
+        return F.rms_norm(x, weight.shape, weight, eps).to(dtype)
+    return (F.rms_norm(x, weight.shape[-1:], None, eps) * weight).to(dtype)
+
+
+def linear(x: torch.Tensor, weight: torch.Tensor, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """As `ops.linear`. The adapter stays apart: merged into bf16 weights, most of a small update would be
+    rounded away."""
+    return product(x, weight) + product(product(x, a), b)
+
+
+def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    """As `ops.rotate`."""
+    return (x * cos + x.roll(x.shape[-1] // 2, -1) * sin).to(x.dtype)
+
+
+def gate(gate_up: torch.Tensor) -> torch.Tensor:
+    """As `ops.gate`. Where several threads would share the tensor with a border inside a vector, in pieces
+    for one thread each: entries at such a border go through scalar code, which rounds otherwise."""
+    x, up = gate_up.chunk(2, dim=-1)
+    parts = min(torch.get_num_threads(), -(-x.numel() // _ONE_THREAD))
+    if parts <= 1 or -(-x.numel() // parts) % 64 == 0 or x.is_cuda:
+        return F.silu(x) * up
+    return torch.cat([F.silu(part) for part in x.split(max(1, _ONE_THREAD // x.shape[-1]))]) * up
 
 
 def product(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
