@@ -24,7 +24,7 @@ another one; or the path of saved weights, tinker://RUN/weights/NAME.
                 whatever reads its format: config.json, model.safetensors, the tokenizer
   -h, --help    show this
 
-DIR is made; one that holds something is refused. After an interruption nothing is left."""
+DIR is made, whole or not at all; one that holds something is refused."""
 
 
 def main(argv: list[str]) -> int:
