@@ -49,13 +49,19 @@ class TorchBackend(BackendConfig):
     def connect(self, run_dir: Path) -> Any:
         import torch
 
-        from .client import Options, ServiceClient
+        from .client import ServiceClient
 
         if self.threads:
             torch.set_num_threads(self.threads)
-        return ServiceClient(
-            run_dir, Options(getattr(torch, self._dtype()), self.token_budget, self.lora_alpha)
-        )
+        return ServiceClient(run_dir=run_dir, options=self.options())
+
+    def options(self) -> Any:
+        """The engine's `Options`."""
+        import torch
+
+        from .machine import Options
+
+        return Options(getattr(torch, self._dtype()), self.token_budget, self.lora_alpha)
 
     def describe(self) -> dict[str, Any]:
         import torch
