@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import tinker
-import torch
 from tinker.lib.public_interfaces.api_future import APIFuture, AwaitableConcurrentFuture
 from tinker.lib.public_interfaces.backcompat_sampling_client_future import BackcompatSamplingClientFuture
 from tinker.lib.public_interfaces.custom_loss import LossHandle, check_loss_inputs, run_loss_handle
@@ -109,17 +108,14 @@ class TrainingClient:
             raise ConfigError(f"loss_type_input={loss_type_input!r}: the loss always receives 'logprobs'")
         if not data:
             raise ConfigError("forward_backward_custom: no data")
-        function: Any = loss_fn
-        if isinstance(loss_fn, LossHandle):
-            if loss_fn.session_id != self._run.session:
-                raise ConfigError(f"loss {loss_fn.name!r} is of another service client; make it by this one")
-            check_loss_inputs(loss_fn, data)
-            handle = loss_fn
-
-            def function(data: list[tinker.Datum], logprobs: list[torch.Tensor]) -> Any:
-                return run_loss_handle(handle, data, logprobs)
-
+        function = self._traced(loss_fn, data) if isinstance(loss_fn, LossHandle) else loss_fn
         return self._submit(lambda: self._learner.forward_backward_custom(data, function))
+
+    def _traced(self, loss: LossHandle, data: list[tinker.Datum]) -> CustomLoss:
+        if loss.session_id != self._run.session:
+            raise ConfigError(f"loss {loss.name!r} is of another service client; make it by this one")
+        check_loss_inputs(loss, data)
+        return lambda data, logprobs: run_loss_handle(loss, data, logprobs)
 
     def optim_step(
         self, optim_params: Any = None, *, adam_params: tinker.AdamParams | None = None
