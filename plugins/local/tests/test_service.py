@@ -1,4 +1,4 @@
-"""A service client as scripts have it: no arguments, both call styles, its own runs; and what it tells of them."""
+"""A service client as scripts have it: no arguments, both call styles, its own runs, and their listing."""
 
 import asyncio
 import os
@@ -247,10 +247,9 @@ def test_each_training_client_has_a_run_of_its_own_that_a_later_service_finds(co
     later = connect()
     for client, path in zip((first, second), paths, strict=True):
         assert answer(later.create_training_client_from_state(path).result()) == answer(client)
-    sampler = first.create_sampling_client(paths[1]).result()
+    sampler, other = first.create_sampling_client(paths[1]), later.create_sampling_client(paths[0])
     assert (
-        sampler.compute_logprobs(PROMPT).result()
-        != later.create_sampling_client(paths[0]).result().compute_logprobs(PROMPT).result()
+        sampler.result().compute_logprobs(PROMPT).result() != other.result().compute_logprobs(PROMPT).result()
     )
 
 
