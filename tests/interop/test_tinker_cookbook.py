@@ -9,8 +9,11 @@ What stands in for something else:
   renderers knows the name. The folder is a random model of 92 000 parameters where training on given text
   is looked at, and the embedded model where rewards are.
 - the hub's data: folders `HuggingFaceH4/no_robots` and `openai/gsm8k` where the script is started, in the
-  schema of those data sets, of additions with one digit. `datasets.load_dataset` prefers a folder of that
-  name to the hub. The hub's clients are told to stay offline.
+  schema of those data sets, of additions with one digit, the answers boxed as `rl_loop` wants them.
+  `datasets.load_dataset` prefers a folder of that name to the hub. The hub's clients are told to stay
+  offline.
+- a model that knows how to box an answer, for `rl_loop`: it goes on from a state that `sl_loop` saved, by
+  the row of a checkpoint in its log folder that both write and read.
 """
 
 import json
@@ -31,6 +34,7 @@ pytestmark = pytest.mark.interop
 PYTHON = Path(__file__).parents[2] / ".interop" / "bin" / "python"
 MODEL = "Qwen/Qwen3-4B-Instruct-2507"
 RECIPES = "tinker_cookbook.recipes"
+SUFFIX = " Provide a numerical answer without units, written inside \\boxed{}."
 
 
 @pytest.fixture
@@ -38,7 +42,7 @@ def place(tmp_path):
     """A working folder in which the data sets lie."""
     generator = random.Random(0)
     pairs = [(generator.randrange(10), generator.randrange(10)) for _ in range(64)]
-    chats = [_chat(f"What is {a} + {b}?", str(a + b)) for a, b in pairs]
+    chats = [_chat(f"What is {a} + {b}?{SUFFIX}", f"\\boxed{{{a + b}}}") for a, b in pairs]
     problems = [
         {"question": f"What is {a} + {b}?", "answer": f"It is {a + b}.\n#### {a + b}"} for a, b in pairs
     ]
@@ -66,17 +70,9 @@ def run(place):
         log = place / "log"
         settings = {"model_name": MODEL, "log_path": log} | arguments
         offline = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "HF_HOME": str(place / "hf")}
+        script = ["-m", f"{RECIPES}.{module}", *(f"{key}={value}" for key, value in settings.items())]
         done = subprocess.run(
-            [
-                PYTHON,
-                "-m",
-                "cookbook_plugin_local",
-                "--alias",
-                f"{MODEL}={model}",
-                "-m",
-                f"{RECIPES}.{module}",
-            ]
-            + [f"{key}={value}" for key, value in settings.items()],
+            [PYTHON, "-m", "cookbook_plugin_local", "--alias", f"{MODEL}={model}", *script],
             cwd=place,
             env=os.environ | offline | {"COOKBOOK_RUNS": str(place / "runs"), "OMP_NUM_THREADS": "1"},
             capture_output=True,
@@ -134,16 +130,22 @@ def test_supervised_train_learns_and_evaluates(run, place, tiny):
     assert weights.user_metadata["renderer_name"] == "qwen3_instruct"
 
 
-def test_rl_loop_steps_on_sampled_answers(run, place):
-    limits = {"max_tokens": 24, "max_steps": 3, "save_every": 2}
-    sizes = {"batch_size": 4, "group_size": 8, "lora_rank": 8, "learning_rate": 1e-4}
+def test_rl_loop_goes_on_from_what_sl_loop_learnt(run, place):
+    few = {"batch_size": 8, "lora_rank": 8, "learning_rate": 1e-3, "max_length": 512, "max_steps": 6}
+    _, checkpoints = run("sl_loop", EMBEDDED, **few)
+    start = {"name": "000000", "batch": 0, "state_path": checkpoints[-1]["state_path"]}
+    (place / "log" / "checkpoints.jsonl").write_text(json.dumps(start) + "\n")
+    (place / "log" / "metrics.jsonl").unlink()
+
+    limits = {"max_tokens": 12, "max_steps": 3, "save_every": 2}
+    sizes = {"batch_size": 4, "group_size": 8, "learning_rate": 1e-4}
     rows, checkpoints = run("rl_loop", EMBEDDED, loss_fn="importance_sampling", **limits, **sizes)
     assert [row["step"] for row in rows] == [0, 1, 2]
-    assert all(0 <= row["reward/total"] <= 1 for row in rows)
+    assert any(row["reward/total"] > 0 for row in rows)
     norms = [row["grad_norm"] for row in rows if "grad_norm" in row]  # none where no group is mixed
     assert norms and all(0 < norm < math.inf for norm in norms)
-    assert [row["name"] for row in checkpoints] == ["000002", "final"]
-    assert _listed(place) == _paths(checkpoints)
+    assert [row["name"] for row in checkpoints] == ["000000", "000002", "final"]
+    assert _paths(checkpoints) < _listed(place)
 
 
 def test_rl_train_learns_from_arithmetic_and_its_sampler_agrees_with_its_trainer(run, place):
