@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import importlib
 import importlib.util
 import os
@@ -9,7 +10,7 @@ import runpy
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
+from types import ModuleType, TracebackType
 from typing import Any, NoReturn
 
 from cookbook.errors import ConfigError, CookbookError
@@ -54,7 +55,15 @@ def main(argv: Sequence[str]) -> None:
         return
     if not sys.flags.safe_path:  # then there is no entry for where Python was started
         sys.path[0] = str(Path(rest[0]).resolve().parent)
-    runpy.run_path(rest[0], run_name="__main__")
+    _run_script(Path(rest[0]).absolute())
+
+
+def _run_script(script: Path) -> None:
+    """Not runpy's `run_path`: it would change what the script sees of sys.argv[0], or of __file__."""
+    module = ModuleType("__main__")
+    vars(module).update(__file__=str(script), __builtins__=builtins)
+    sys.modules["__main__"] = module
+    exec(compile(script.read_bytes(), script, "exec", dont_inherit=True), vars(module))
 
 
 def _parse(argv: Sequence[str]) -> tuple[dict[str, str], bool, list[str]]:
@@ -76,7 +85,7 @@ def _parse(argv: Sequence[str]) -> tuple[dict[str, str], bool, list[str]]:
     rest = rest[1:] if module else rest
     if not rest:
         raise ConfigError("give a script, or -m and a module; see --help")
-    if not module and not Path(rest[0]).exists():
+    if not module and not Path(rest[0]).is_file():
         raise ConfigError(f"no script {rest[0]!r} here")
     if module and not _is_there(rest[0]):
         raise ConfigError(f"no module {rest[0]!r}")
@@ -129,11 +138,12 @@ def _alias_tokenizers(folders: Mapping[str, str]) -> None:
 
 def _report(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     """A traceback that begins in the script, as with `python SCRIPT`."""
-    ours = {__file__, runpy.__file__, "<frozen runpy>"}
     inside = trace
-    while inside and inside.tb_frame.f_code.co_filename in ours:
+    while inside and inside.tb_frame.f_code.co_filename in (__file__, "<frozen runpy>"):
         inside = inside.tb_next
-    sys.__excepthook__(kind, error.with_traceback(inside or trace), inside or trace)
+    if inside is None and not isinstance(error, SyntaxError):  # it isn't the script's
+        inside = trace
+    sys.__excepthook__(kind, error.with_traceback(inside), inside)
 
 
 def _fail(error: CookbookError) -> NoReturn:
