@@ -4,7 +4,7 @@ BIN := .venv/bin
 DISTS := . plugins/math plugins/chat plugins/local
 SHELL := /bin/bash
 
-.PHONY: install demo demo-seeds test test-embedded test-wheels check bench bench-lag wheels
+.PHONY: install demo demo-seeds test test-embedded test-interop test-wheels check bench bench-lag wheels
 
 install: .venv/.installed
 
@@ -33,6 +33,21 @@ test: install
 test-embedded: install
 	$(BIN)/cookbook local setup
 	$(BIN)/python -m pytest -m embedded
+
+# Other people's Tinker scripts on this machine, in an environment of their own.
+test-interop: install .interop/.installed
+	$(BIN)/cookbook local setup
+	$(BIN)/python -m pytest -m interop tests/interop
+
+.interop/.installed: tests/interop/requirements.txt bench/adapters/peer.txt constraints.txt | install
+	$(PYTHON) -m venv .interop
+	echo '*' > .interop/.gitignore
+	$(BIN)/pip freeze --exclude-editable > .interop/ours.txt
+	.interop/bin/pip install --quiet -c constraints.txt torch
+	.interop/bin/pip install --quiet -c .interop/ours.txt -r tests/interop/requirements.txt
+	.interop/bin/pip install --quiet --no-deps tinker-cookbook==0.6.1
+	.interop/bin/pip install --quiet -c .interop/ours.txt -e . -e plugins/local
+	touch $@
 
 # The dists as a user gets them, in a new environment.
 test-wheels: install wheels

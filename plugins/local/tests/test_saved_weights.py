@@ -11,7 +11,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from cookbook.errors import BackendError, ConfigError
-from cookbook_plugin_local.client import Options, ServiceClient
+from cookbook_plugin_local.client import ServiceClient
+from cookbook_plugin_local.machine import Options
 from cookbook_plugin_local.tiny import make_tiny_llama
 
 ADAM = tinker.AdamParams(learning_rate=1e-2)
@@ -28,7 +29,7 @@ def one_thread(torch_threads):
 def connect(tmp_path):
     with ExitStack() as services:
         yield lambda run="run": services.enter_context(
-            ServiceClient(tmp_path / run, Options(torch.float32, 256, 8.0))
+            ServiceClient(run_dir=tmp_path / run, options=Options(torch.float32, 256, 8.0))
         )
 
 
@@ -224,7 +225,7 @@ def test_the_base_model_is_found_from_another_working_folder(connect, folder, tm
     train(client, [1])
     path = client.save_weights_for_sampler("a").result().path
     assert bits(service.create_sampling_client(path).result()) == answer(client)
-    assert len(service._bases) == 1  # the same weights, though its folder has two names
+    assert len(service._machine._held) == 1  # the same weights, though its folder has two names
     monkeypatch.chdir(tmp_path)
     assert bits(connect("other").create_sampling_client(path).result()) == answer(client)
 

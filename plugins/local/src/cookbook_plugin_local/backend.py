@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import platform
+import re
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,7 +20,7 @@ from .models import EMBEDDED, context_length, find_model
 
 @chz.chz(typecheck=True)
 class TorchBackend(BackendConfig):
-    """Samples and trains in this process, on the processor; no key."""
+    """Samples and trains in this process, on the processor or a GPU; no key."""
 
     default_model = EMBEDDED
 
@@ -27,7 +28,12 @@ class TorchBackend(BackendConfig):
         default="auto", doc="of the frozen weights; auto: bfloat16 where the processor multiplies it"
     )
     threads: int = chz.field(default=0, doc="of torch; 0: as many as torch takes")
+    device: str = chz.field(default="auto", doc="cpu, cuda, cuda:1 ...; auto: a GPU where torch finds one")
     token_budget: int = chz.field(default=2048, doc="tokens in one forward and backward pass")
+    checkpointing: bool = chz.field(
+        default=False,
+        doc="keep each layer's input alone for the gradient: less memory, a third more work",
+    )
     lora_alpha: float = chz.field(default=32.0, doc="the LoRA is scaled by lora_alpha / lora_rank")
 
     @chz.validate
@@ -37,6 +43,8 @@ class TorchBackend(BackendConfig):
             raise ConfigError(f"threads={self.threads}: must be from 0 to {cores}, the cores there are")
         if self.token_budget < 1:
             raise ConfigError(f"token_budget={self.token_budget}: must be 1 or more")
+        if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device):
+            raise ConfigError(f"device={self.device}: must be auto, cpu, cuda, or cuda:0 and so on")
         if not 0 < self.lora_alpha < math.inf:
             raise ConfigError(f"lora_alpha={self.lora_alpha}: must be more than 0, and finite")
 
@@ -49,18 +57,31 @@ class TorchBackend(BackendConfig):
     def connect(self, run_dir: Path) -> Any:
         import torch
 
-        from .client import Options, ServiceClient
+        from .client import ServiceClient
 
         if self.threads:
             torch.set_num_threads(self.threads)
-        return ServiceClient(
-            run_dir, Options(getattr(torch, self._dtype()), self.token_budget, self.lora_alpha)
+        return ServiceClient(run_dir=run_dir, options=self.options())
+
+    def options(self) -> Any:
+        """The engine's `Options`."""
+        import torch
+
+        from .machine import Options
+
+        return Options(
+            getattr(torch, self._dtype()),
+            self.token_budget,
+            self.lora_alpha,
+            self.checkpointing,
+            self._device(),
         )
 
     def describe(self) -> dict[str, Any]:
         import torch
 
         return {
+            "device": self._device(),
             "dtype": self._dtype(),
             "threads": self.threads or torch.get_num_threads(),
             "torch": torch.__version__,
@@ -71,8 +92,25 @@ class TorchBackend(BackendConfig):
     def _dtype(self) -> str:
         import torch
 
-        fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-        return ("bfloat16" if fast else "float32") if self.dtype == "auto" else self.dtype
+        if self.dtype != "auto":
+            return self.dtype
+        if self._device() == "cpu":
+            fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+        else:
+            fast = torch.cuda.is_bf16_supported(including_emulation=False)
+        return "bfloat16" if fast else "float32"
+
+    def _device(self) -> str:
+        """Raises `ConfigError` for a GPU that torch doesn't find."""
+        import torch
+
+        found = torch.cuda.device_count()
+        if self.device == "auto":
+            return "cuda:0" if found else "cpu"
+        device = torch.device(self.device)
+        if device.type == "cuda" and (device.index or 0) >= found:
+            raise ConfigError(f"device={self.device}: torch finds {found} GPUs; device=cpu runs anywhere")
+        return str(device)
 
 
 def processor() -> str:

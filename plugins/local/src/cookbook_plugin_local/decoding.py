@@ -235,6 +235,8 @@ class Decoder:
             row_ops,
         )
         ends = self._advance(fed, hidden[len(rows) :])
+        if not rows and not ends:
+            return [], hidden.new_empty(0, model.shape.vocab)
         at = torch.tensor([*range(len(rows)), *(len(rows) + end for end in ends)], device=model.device)
         logits = model.logits(hidden[at], row_ops.product)
         for prompt, found in zip(ends.values(), logits[len(rows) :], strict=True):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import itertools
 import queue
 import threading
@@ -64,6 +65,7 @@ class Engine:
         self._closing = threading.Lock()  # nothing is queued behind the end
         self._thread = threading.Thread(target=self._work, name="cookbook-torch", daemon=True)
         self._thread.start()
+        atexit.register(self.close)  # a thread that the interpreter cuts off inside torch aborts the process
 
     def place(self) -> int:
         """The next place in the order of workers; what serves the same weights shares one."""
@@ -82,12 +84,14 @@ class Engine:
         return request.future
 
     def close(self) -> None:
-        """Ends the thread after the job that it is at; what is still queued fails."""
+        """Ends the thread after the job that it is at; what is still queued fails. Done at the process's end
+        where nobody did."""
         with self._closing:
             if not self._closed:
                 self._closed = True
                 self._queue.put(None)
         self._thread.join()
+        atexit.unregister(self.close)
 
     def _put(self, item: _Job | _Asked) -> None:
         with self._closing:

@@ -35,9 +35,7 @@ _FUSED = (("q", "k", "v"), ("o",), ("gate", "up"), ("down",))  # modules with on
 class Arithmetic(Protocol):
     """The parts of a layer. `ops` has those with a gradient, `row_ops` those whose rows are independent."""
 
-    def norm(
-        self, x: torch.Tensor, weight: torch.Tensor, eps: float, dtype: torch.dtype
-    ) -> torch.Tensor: ...
+    def norm(self, x: torch.Tensor, weight: torch.Tensor, eps: float, dtype: torch.dtype) -> torch.Tensor: ...
 
     def linear(
         self, x: torch.Tensor, weight: torch.Tensor, a: torch.Tensor, b: torch.Tensor
@@ -85,6 +83,12 @@ class Lora:
     def snapshot(self) -> Lora:
         """These weights, as they are now."""
         return Lora(self.rank, self.alpha, {k: p.detach().clone() for k, p in self.parameters.items()})
+
+    def to(self, device: torch.device) -> Lora:
+        """The same on another device; itself where it is there."""
+        found = {name: p.detach().to(device) for name, p in self.parameters.items()}
+        here = all(found[name].device == p.device for name, p in self.parameters.items())
+        return self if here else Lora(self.rank, self.alpha, found)
 
     def factors(self, layers: int, dtype: torch.dtype) -> list[Factors]:
         """Per layer and group of modules with one input: A [k rank, in] and B [out, k rank], scaled.
@@ -149,7 +153,8 @@ class Llama:
         self.layers = [
             _Layer.of(f"model.layers.{i}", self.shape, read, dtype) for i in range(self.shape.layers)
         ]
-        self._cos = self._sin = torch.empty(0, 1, self.shape.head_dim)
+        nothing = torch.empty(0, 1, self.shape.head_dim)
+        self._angles: Angles = nothing, nothing
 
     @property
     def device(self) -> torch.device:
@@ -207,14 +212,15 @@ class Llama:
     def _rotation(self, positions_N: torch.Tensor) -> Angles:
         """From a table: where several threads share a tensor, the entries at their borders go through scalar
         code, whose cosine isn't always the vector code's."""
-        if (longest := int(positions_N.max())) >= len(self._cos):
+        if (longest := int(positions_N.max())) >= len(self._angles[0]):
             with torch.inference_mode(False):  # training will save what sampling made
                 angle = torch.arange(max(1024, 2 * longest), dtype=torch.float32)[:, None]
                 angle = angle * self.shape.rope.frequencies(self.shape.head_dim)
                 cos, sin = angle.cos(), angle.sin()
-                self._cos = torch.cat([cos, cos], -1)[:, None].to(self.device)
-                self._sin = torch.cat([-sin, sin], -1)[:, None].to(self.device)
-        return self._cos[positions_N], self._sin[positions_N]
+                both = torch.cat([cos, cos], -1)[:, None], torch.cat([-sin, sin], -1)[:, None]
+                self._angles = both[0].to(self.device), both[1].to(self.device)
+        cos, sin = self._angles
+        return cos[positions_N], sin[positions_N]
 
 
 def _weights(folder: Path, device: str) -> _Read:

@@ -64,7 +64,9 @@ class Learner:
         self.adam = torch.optim.AdamW(lora.parameters.values(), lr=0.0)
         for key, value in (moments or {}).items():
             name, moment = key.split("/")
-            self.adam.state[lora.parameters[name]][moment] = value
+            parameter = lora.parameters[name]
+            # Adam counts its steps on the processor, wherever the weights are.
+            self.adam.state[parameter][moment] = value.to(parameter.device) if value.dim() else value
 
     @property
     def moments(self) -> dict[str, torch.Tensor]:
