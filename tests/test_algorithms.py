@@ -217,11 +217,13 @@ def test_the_tables_losses_and_slopes_are_those_of_the_local_engine(loss, seed):
     held_T = table.logprobs(inputs_T, targets_T)
     logp_T = torch.tensor(held_T, requires_grad=True)
     tensors = {name: torch.tensor(v) for name, v in x.items()} | {"datum": torch.zeros(10, dtype=torch.int64)}
-    losses_T = LOSSES[loss].formula(logp_T, tensors, LOSSES[loss].settings)
+    settings = LOSSES[loss].settings
+    tensors |= {name: torch.full((10,), settings[name]) for name in LOSSES[loss].optional}
+    losses_T = LOSSES[loss].formula(logp_T, tensors, settings)
     losses_T.sum().backward()
-    ours = tabular.losses(loss, held_T, held_T, x, LOSSES[loss].settings)
+    ours = tabular.losses(loss, held_T, held_T, x, settings)
     assert losses_T.tolist() == pytest.approx(ours.tolist())
-    slopes_T = tabular.slopes(loss, held_T, x, LOSSES[loss].settings)
+    slopes_T = tabular.slopes(loss, held_T, x, settings)
     assert logp_T.grad.tolist() == pytest.approx(slopes_T.tolist())
 
 

@@ -280,7 +280,7 @@ def test_a_whole_run_ends_well_in_plain_lines(finished):
     assert (finished.code, finished.err) == (0, "")
     assert lines[0] == lines[-1] == f"run {os.path.join('runs', 'x')}"
     for start in (
-        "on dtype float32",
+        "on device cpu, dtype float32",
         "step 1/2  ",
         "step 2/2  ",
         "eval of version 2: correct ",

@@ -194,6 +194,18 @@ def _add_weight(writer, config, name, weight, quantized):
 
 
 @pytest.fixture(scope="session")
+def causal():
+    """The attention of rows that are one sequence, as torch computes it: for `Llama.hidden`."""
+
+    def attend(layer, q, k, v):
+        q, k, v = (x.transpose(0, 1)[None] for x in (q, k, v))
+        out = torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
+        return out[0].transpose(0, 1)
+
+    return attend
+
+
+@pytest.fixture(scope="session")
 def hf(folder):
     """The same model, as transformers computes it, in float64."""
     model = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float64, attn_implementation="eager")

@@ -32,7 +32,7 @@ def test_a_backend_connects_with_its_options(folder, tmp_path):
 
 def test_the_description_names_what_bits_depend_on():
     facts = TorchBackend(threads=1).describe()
-    assert set(facts) == {"dtype", "threads", "torch", "processor", "cpu_capability"}
+    assert set(facts) == {"device", "dtype", "threads", "torch", "processor", "cpu_capability"}
     assert facts["threads"] == 1  # also before it connects
     assert facts["dtype"] in ("bfloat16", "float32")
     assert TorchBackend().describe()["threads"] == torch.get_num_threads()

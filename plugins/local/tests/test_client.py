@@ -243,7 +243,7 @@ def test_use_after_close_is_one_line(service, client, folder):
 def test_cancelling_what_awaits_a_sample_frees_the_engine(service, client):
     def rows(sampler):
         """How many sequences are being decoded, asked between two steps."""
-        return service._machine.engine.submit(lambda: len(sampler._decoder._rows)).result()
+        return service._machine.engine.submit(lambda: len(sampler._decoder._rows())).result()
 
     async def main():
         sampler = await client.save_weights_and_get_sampling_client()
@@ -318,7 +318,7 @@ def test_cancelling_a_score_takes_it_out_of_the_queue(service, client):
     assert gone.future().cancel()
     release.set()
     assert len(stays.result()) == 3
-    assert not service._machine.engine.submit(lambda: sampler._scorer.busy).result()
+    assert not service._machine.engine.submit(lambda: sampler._decoder.busy).result()
 
 
 def test_what_cannot_be_scored_is_refused_at_once(client):

@@ -33,7 +33,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from cookbook.cli import main
 from cookbook.runs import Run
-from cookbook_plugin_local.client import Options, ServiceClient
+from cookbook_plugin_local.client import ServiceClient
+from cookbook_plugin_local.machine import Options
 from cookbook_plugin_local.models import find_model
 
 FAMILIES = ["llama3", "linear", "qwen2", "qwen3"]
@@ -64,7 +65,7 @@ def train(runs, model, name="test-run"):
     inputs = {"target_tokens": IDS[1:], "weights": [1.0] * (len(IDS) - 1)}
     datum = tinker.Datum(tinker.ModelInput.from_ints(IDS[:-1]), inputs)
     said = []
-    with ServiceClient(runs / name, Options(torch.float32, 256, ALPHA)) as service:
+    with ServiceClient(run_dir=runs / name, options=Options(torch.float32, 256, ALPHA)) as service:
         client = service.create_lora_training_client(str(model), RANK, seed=0).result()
         for step in (1, 2):
             client.forward_backward([datum], "cross_entropy")

@@ -9,10 +9,11 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
-from cookbook_plugin_local.client import Options, ServiceClient
-from cookbook_plugin_local.decoding import attend_each
+from cookbook_plugin_local import row_ops
+from cookbook_plugin_local.client import ServiceClient
 from cookbook_plugin_local.llama import Llama, Lora
 from cookbook_plugin_local.losses import find_loss
+from cookbook_plugin_local.machine import Options
 from cookbook_plugin_local.shape import LlamaShape, Rope
 from cookbook_plugin_local.training import Learner
 
@@ -29,7 +30,7 @@ def family(request, families):
 
 @pytest.fixture
 def service(tmp_path):
-    with ServiceClient(tmp_path / "run", Options(torch.float32, 256, ALPHA)) as service:
+    with ServiceClient(run_dir=tmp_path / "run", options=Options(torch.float32, 256, ALPHA)) as service:
         yield service
 
 
@@ -48,10 +49,10 @@ def logprobs(hf, ids):
     return found[torch.arange(len(ids) - 1), ids[1:]].numpy()
 
 
-def test_the_logits_of_a_dense_pass_are_those_of_transformers(family):
+def test_the_logits_of_a_dense_pass_are_those_of_transformers(family, causal):
     model, ids = Llama(family, torch.float32), torch.tensor(tokens(150))
     factors = Lora.fresh(model.shape, RANK, ALPHA, seed=0).snapshot().factors(2, torch.float32)
-    hidden = model.hidden(ids, torch.arange(150), factors, lambda _, *qkv: attend_each([150], *qkv))
+    hidden = model.hidden(ids, torch.arange(150), factors, causal)
     torch.testing.assert_close(
         model.logits(hidden), reference(family)(ids[None]).logits[0], atol=1e-4, rtol=0
     )
@@ -108,13 +109,13 @@ def merged_gradients(hf, lora, ids, weights):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_with_fixed_rows_a_rows_bits_do_not_depend_on_its_company(family, dtype, torch_threads):
+def test_while_sampling_a_rows_bits_do_not_depend_on_its_company(family, dtype, torch_threads):
     model = Llama(family, dtype)
     factors = Lora.fresh(model.shape, RANK, ALPHA, seed=0).snapshot().factors(2, dtype)
 
     def run(part):
         ids, positions = torch.tensor(tokens(600))[part], torch.tensor(tokens(600, seed=1))[part]
-        return model.hidden(ids, positions, factors, each_alone, rows=128)
+        return model.hidden(ids, positions, factors, each_alone, row_ops)
 
     with torch_threads(2):
         whole = run(slice(None))

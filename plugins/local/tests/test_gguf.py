@@ -13,7 +13,6 @@ from transformers import AutoModelForCausalLM, Qwen2Tokenizer
 from transformers.convert_slow_tokenizer import TikTokenConverter
 
 from cookbook.errors import BackendError
-from cookbook_plugin_local.decoding import attend_each
 from cookbook_plugin_local.llama import Llama, Lora
 from cookbook_plugin_local.models import find_model, lasting_name, loadable_name, missing_files
 from cookbook_plugin_local.shape import LlamaShape
@@ -49,11 +48,11 @@ def tiny_gguf(tmp_path, folder, write_gguf):
     return write_gguf(tmp_path / "tiny.gguf", folder)
 
 
-def logits(folder, ids):
+def logits(folder, ids, causal):
     model = Llama(folder, torch.float32)
     factors = Lora.fresh(model.shape, 1, 1.0, seed=0).snapshot().factors(2, torch.float32)
     places = torch.arange(len(ids))
-    hidden = model.hidden(ids, places, factors, lambda _, *qkv: attend_each([len(ids)], *qkv))
+    hidden = model.hidden(ids, places, factors, causal)
     return model.logits(hidden)
 
 
@@ -71,12 +70,12 @@ def quantized_reference(folder, quantized):
 @pytest.mark.parametrize("quantized", ["F32", "Q8_0", "Q4_1"])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_gguf_gives_the_logits_that_transformers_has_of_the_same_weights(
-    families, tmp_path, write_gguf, family, quantized
+    families, tmp_path, write_gguf, causal, family, quantized
 ):
     file = write_gguf(tmp_path / "model.gguf", families[family], kind=quantized)
     ids = torch.from_numpy(np.random.default_rng(0).integers(0, 288, 150))
     wanted = quantized_reference(families[family], quantized)(ids[None]).logits[0]
-    torch.testing.assert_close(logits(find_model(str(file)), ids), wanted, atol=1e-4, rtol=0)
+    torch.testing.assert_close(logits(find_model(str(file)), ids, causal), wanted, atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 from transformers import LlamaForCausalLM
 
 from cookbook.errors import BackendError
-from cookbook_plugin_local import llama
+from cookbook_plugin_local import ops, row_ops
 from cookbook_plugin_local.llama import MODULES, Llama, LlamaShape, Lora
 
 RANK, ALPHA = 4, 6.0
@@ -38,11 +38,13 @@ def each_alone(layer, q, k, v):
 
 
 @torch.no_grad()
-def run(model, ids, lora=None, attend=causal, rows=0, positions=None):
+def run(model, ids, lora=None, attend=causal, arithmetic=ops, positions=None):
+    """Logits. arithmetic: of training, or with `row_ops` of sampling."""
     lora = lora or Lora.fresh(model.shape, RANK, ALPHA, seed=0)
     positions = torch.arange(len(ids)) if positions is None else positions
     factors = lora.factors(model.shape.layers, model.dtype)
-    return model.logits(model.hidden(ids, positions, factors, attend, rows=rows), rows=rows)
+    hidden = model.hidden(ids, positions, factors, attend, arithmetic)
+    return model.logits(hidden, row_ops.product if arithmetic is row_ops else F.linear)
 
 
 def trained(shape, modules=MODULES):
@@ -65,7 +67,7 @@ def test_logits_are_those_of_transformers(folder, model, length):
 def test_a_fresh_lora_changes_no_bit(model, monkeypatch):
     ids = tokens(50)
     with_lora = run(model, ids, Lora.fresh(model.shape, 16, 32.0, seed=5))
-    monkeypatch.setattr(llama, "_linear", lambda x, weight, factor, rows: F.linear(x, weight))
+    monkeypatch.setattr(ops, "linear", lambda x, weight, a, b: F.linear(x, weight))
     assert torch.equal(run(model, ids), with_lora)
 
 
@@ -99,32 +101,24 @@ def test_a_snapshot_stays_as_it_was(model):
     assert torch.equal(run(model, ids, snapshot), before)
 
 
-@pytest.mark.parametrize("rows", [16, 128, 256])
-def test_fixed_rows_change_results_by_rounding_only(model, rows):
-    ids, lora = tokens(150), trained(model.shape)
-    torch.testing.assert_close(run(model, ids, lora, rows=rows), run(model, ids, lora), atol=1e-5, rtol=0)
+@pytest.mark.parametrize("length", [1, 16, 150])
+def test_sampling_rounds_otherwise_than_training_and_no_more(model, length):
+    ids, lora = tokens(length), trained(model.shape)
+    found = run(model, ids, lora, arithmetic=row_ops)
+    torch.testing.assert_close(found, run(model, ids, lora), atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3])  # 3: pieces of a tensor that end within a row
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_with_fixed_rows_a_rows_bits_do_not_depend_on_its_company(folder, dtype, threads, torch_threads):
+def test_while_sampling_a_rows_bits_do_not_depend_on_its_company(folder, dtype, threads, torch_threads):
     model = Llama(folder, dtype)
     lora, ids, positions = trained(model.shape), tokens(1600), tokens(1600, seed=1)
     with torch_threads(threads):
-        whole = run(model, ids, lora, each_alone, rows=128, positions=positions)
+        whole = run(model, ids, lora, each_alone, row_ops, positions)
         for start, stop in [(0, 1), (1, 3), (5, 12), (100, 229), (400, 1100), (1599, 1600)]:
             part = slice(start, stop)
-            alone = run(model, ids[part], lora, each_alone, rows=128, positions=positions[part])
+            alone = run(model, ids[part], lora, each_alone, row_ops, positions[part])
             assert torch.equal(alone, whole[part]), (start, stop)
-
-
-@pytest.mark.parametrize("length", [1, 16, 17, 50])
-def test_fixed_rows_are_the_rows_of_every_product(model, monkeypatch, length):
-    seen, linear = set(), F.linear
-    with monkeypatch.context() as patch:
-        patch.setattr(F, "linear", lambda x, weight: (seen.add(len(x)), linear(x, weight))[1])
-        run(model, tokens(length), rows=16)
-    assert seen == {16}
 
 
 def edited(folder, target, **changes):

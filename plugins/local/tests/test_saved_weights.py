@@ -225,7 +225,7 @@ def test_the_base_model_is_found_from_another_working_folder(connect, folder, tm
     train(client, [1])
     path = client.save_weights_for_sampler("a").result().path
     assert bits(service.create_sampling_client(path).result()) == answer(client)
-    assert len(service._machine._held) == 1  # the same weights, though its folder has two names
+    assert len(service._machine._kits) == 1  # the same weights, though its folder has two names
     monkeypatch.chdir(tmp_path)
     assert bits(connect("other").create_sampling_client(path).result()) == answer(client)
 
