@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from cookbook_plugin_local import cached_attention, ops, row_ops
-from cookbook_plugin_local.cached_attention import FORMS, Form, find_form
+from cookbook_plugin_local.cached_attention import FORMS, Form, capacity, find_form
 from cookbook_plugin_local.row_ops import alike, even, split
 
 DTYPES = [torch.float32, torch.bfloat16]
@@ -18,18 +18,20 @@ def nothing_is_known():
     alike.cache_clear()
 
 
+@pytest.mark.parametrize("packed", [False, True])
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("shape", [(192, 64), (960, 576), (576, 1536), (4096, 96)])
-def test_a_row_comes_out_the_same_among_any_number_of_rows(shape, dtype, threads, torch_threads):
+def test_a_row_comes_out_the_same_among_any_number_of_rows(shape, dtype, threads, packed, torch_threads):
     """On the processor that runs this, with the sizes of small and real models."""
     generator = torch.Generator().manual_seed(1)
-    weight = torch.randn(shape, generator=generator).to(dtype)
+    plain = torch.randn(shape, generator=generator).to(dtype)
+    weight = row_ops.packed(plain) if packed else plain
     x = torch.randn(700, shape[1], generator=generator).to(dtype)
     with torch_threads(threads):
         alone = torch.cat([row_ops.product(row[None], weight) for row in x[::70]])
         torch.testing.assert_close(
-            alone, F.linear(x[::70], weight), atol=1e-3 if dtype == torch.float32 else 0.5, rtol=0.02
+            alone, F.linear(x[::70], plain), atol=1e-3 if dtype == torch.float32 else 0.5, rtol=0.02
         )
         for n in (2, 3, 17, 33, 64, 100, 257, 700):
             parts = torch.cat([row_ops.product(part, weight) for part in x.split(n)])
@@ -49,7 +51,7 @@ def test_sizes_that_round_otherwise_are_not_used(monkeypatch):
 
     monkeypatch.setattr(F, "linear", unlike)
     weight = torch.randn(8, 16)
-    assert alike(8, 16, torch.float32, torch.get_num_threads()) == (4, 8, 16, 32, 48, 64)
+    assert alike(8, 16, torch.float32, torch.get_num_threads(), False) == (4, 8, 16, 32, 48, 64)
     seen.clear()
     row_ops.product(torch.randn(150, 16), weight)
     assert seen == [64, 64, 32]
@@ -61,12 +63,12 @@ def test_sizes_that_round_otherwise_are_not_used(monkeypatch):
 def test_where_no_sizes_round_alike_one_is_always_taken(monkeypatch):
     linear = F.linear
     monkeypatch.setattr(F, "linear", lambda x, weight: linear(x, weight) + len(x))
-    assert alike(8, 16, torch.float32, torch.get_num_threads()) == (16,)
+    assert alike(8, 16, torch.float32, torch.get_num_threads(), False) == (16,)
 
 
 @pytest.mark.parametrize(
     ("n", "parts"),
-    [(0, []), (1, [4]), (4, [4]), (6, [8]), (9, [8, 4]), (31, [32]), (33, [32, 4]), (500, [1000])],
+    [(0, []), (1, [1]), (4, [4]), (6, [6]), (9, [8, 1]), (31, [31]), (33, [32, 1]), (500, [500])],
 )
 def test_rows_are_split_into_sizes_with_little_padding(n, parts):
     assert split(n, (4, 8, 32, 1000)) == parts
@@ -120,14 +122,36 @@ def test_a_form_that_does_not_hold_is_not_taken(model, monkeypatch):
 
 
 def test_a_form_that_lets_neighbours_in_is_found_out(model, monkeypatch):
-    """Attention whose bits depend on how many keys are padded."""
-    attention = F.scaled_dot_product_attention
-    monkeypatch.setattr(
-        F, "scaled_dot_product_attention", lambda q, k, v, **kw: attention(q, k, v, **kw) + k.shape[2] % 512
-    )
+    """Attention whose bits depend on how many queries share a key head."""
+    flash = cached_attention._flash
+
+    def unlike(q, *args, **kwargs):
+        out, lse = flash(q, *args, **kwargs)
+        return out + q.shape[2] % 32, lse
+
+    monkeypatch.setattr(cached_attention, "_flash", unlike)
     cached_attention._first_that_holds.cache_clear()
-    assert find_form(model.shape, torch.float32, model.device).keys == 512
+    assert find_form(model.shape, torch.float32, model.device) == Form(32, 32)
     cached_attention._first_that_holds.cache_clear()
+
+
+@pytest.mark.parametrize("size", [1, 63, 64, 1000, 40000, 70000])
+def test_shares_do_not_depend_on_where_a_pair_stands(size):
+    """Their exponentials come from vector code alone: what is left over would round otherwise."""
+    generator = torch.Generator().manual_seed(4)
+    old, new = torch.randn(size, generator=generator), torch.randn(size, generator=generator) * 5
+    whole = cached_attention._weighed(old, new)
+    shifted = cached_attention._weighed(old.roll(5), new.roll(5))
+    for found, moved in zip(whole, shifted, strict=True):
+        assert torch.equal(found, moved.roll(-5))
+    torch.testing.assert_close(whole[1] + whole[2], torch.ones(size))
+    nothing = cached_attention._weighed(old, torch.full_like(old, float("-inf")))
+    assert torch.equal(nothing[0], old) and (nothing[1] == 1).all() and not nothing[2].any()
+
+
+def test_caches_end_where_blocks_of_keys_end():
+    lengths = [1, 128, 129, 256, 257, 512, 513, 1024, 1025]
+    assert [capacity(n) for n in lengths] == [128, 128, 256, 256, 512, 512, 1024, 1024, 1536]
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

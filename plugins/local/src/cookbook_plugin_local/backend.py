@@ -34,6 +34,10 @@ class TorchBackend(BackendConfig):
         default=False,
         doc="keep each layer's input alone for the gradient: less memory, a third more work",
     )
+    packed: bool = chz.field(
+        default=True,
+        doc="on a processor, sample from a second copy of the weights that is laid out for it: faster",
+    )
     lora_alpha: float = chz.field(default=32.0, doc="the LoRA is scaled by lora_alpha / lora_rank")
 
     @chz.validate
@@ -75,6 +79,7 @@ class TorchBackend(BackendConfig):
             self.lora_alpha,
             self.checkpointing,
             self._device(),
+            self.packed,
         )
 
     def describe(self) -> dict[str, Any]:

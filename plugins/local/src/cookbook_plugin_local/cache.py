@@ -11,7 +11,6 @@ from typing import Generic, Protocol, TypeVar
 import torch
 
 BLOCK = 32  # tokens of a prefix that are kept or forgotten together
-SHORTEST = 64  # tokens that the shortest pool has room for
 _KEPT_BYTES = 2**29
 
 
@@ -33,19 +32,21 @@ class Pool(Generic[R]):
     def __init__(self, capacity: int, like: torch.Tensor) -> None:
         """like: keys and values of the same model."""
         self.capacity, self.rows = capacity, list[R]()
-        # Zeros, not garbage: masked keys are multiplied by an exact 0, which garbage can turn into NaN.
-        self.kv = like.new_zeros(like.shape[0], 0, like.shape[1], capacity, like.shape[3])
+        self.kv = like.new_empty(like.shape[0], 0, like.shape[1], capacity, like.shape[3])
 
-    def add(self, row: R, kv: torch.Tensor) -> None:
-        """kv: of the row's tokens so far."""
-        _, slots, *sizes = self.kv.shape
-        if len(self.rows) == slots:
-            grown = self.kv.new_zeros(len(self.kv), max(4, slots * 3 // 2), *sizes)
+    def add(self, rows: Sequence[tuple[R, torch.Tensor]]) -> None:
+        """Each with the keys and values of its tokens so far."""
+        slots, needed = self.kv.shape[1], len(self.rows) + len(rows)
+        if needed > slots:
+            grown = self.kv.new_empty(len(self.kv), max(needed, slots * 3 // 2), *self.kv.shape[2:])
             grown[:, :slots] = self.kv
             self.kv = grown
-        row.place = len(self.rows)
-        self.rows.append(row)
-        self.kv[:, row.place, :, : row.length] = kv[:, :, : row.length]
+        for row, kv in rows:
+            row.place = len(self.rows)
+            self.rows.append(row)
+            self.read(row).copy_(kv[:, :, : row.length])
+            # Zeros, not garbage: masked keys are multiplied by an exact 0, which garbage can turn into NaN.
+            self.kv[:, row.place, :, row.length :].zero_()
 
     def read(self, row: R) -> torch.Tensor:
         """A view of the row's keys and values."""

@@ -15,7 +15,7 @@ import torch
 from tinker.types.topk_logprobs import TopkLogprobs
 
 from . import row_ops
-from .cache import BLOCK, SHORTEST, Key, Pool, Prefixes
+from .cache import BLOCK, Key, Pool, Prefixes
 from .cached_attention import Decoded, Form, Portion, Prompt, capacity, find_form, side_by_side
 from .distribution import choose, likeliest, log_probabilities
 from .llama import Llama, Lora
@@ -28,10 +28,17 @@ _SCORED_ROWS = 128  # logits of so many tokens of a prompt at once
 
 
 class Kit:
-    """What all decoders of one model share."""
+    """What all decoders of one model share. packed: whether they sample from `Llama.packed`."""
 
-    def __init__(self, model: Llama, decode_text: Callable[[Sequence[int]], str]) -> None:
-        self.model, self.decode_text, self.prefixes = model, decode_text, Prefixes()
+    def __init__(
+        self, model: Llama, decode_text: Callable[[Sequence[int]], str], *, packed: bool = True
+    ) -> None:
+        self._given, self._packed = model, packed
+        self.decode_text, self.prefixes = decode_text, Prefixes()
+
+    @property
+    def model(self) -> Llama:
+        return self._given.packed if self._packed else self._given
 
     @property
     def form(self) -> Form:
@@ -129,9 +136,7 @@ class Decoder:
             logits = torch.cat([logits, torch.stack([start.logits for start in begun])])
         if rows:
             going_on = self._sample(rows, logits)
-            for start in begun:
-                if start.row in going_on:
-                    self._place(start.row, start.kv)
+            self._place([(start.row, start.kv) for start in begun if start.row in going_on])
         del self._starts[: len(begun)]  # only now: until they have places, `abandon` must find them here
         self._pools = {room: pool for room, pool in self._pools.items() if pool.rows}
 
@@ -159,9 +164,11 @@ class Decoder:
             if prompt := same.get((request.prompt, request.scoring)):
                 prompt.requests.append(request)
                 continue
+            if unfed >= _PASS_TOKENS or self._full():
+                later.append(request)
+                continue
             blocks, key = self._known(request.prompt, request.scoring)
-            shared = len(key[1]) == BLOCK and key in coming
-            if shared or unfed >= _PASS_TOKENS or self._full():
+            if len(key[1]) == BLOCK and key in coming:
                 later.append(request)
                 continue
             prompt = self._begin(request, blocks)
@@ -182,7 +189,7 @@ class Decoder:
     def _begin(self, request: Request, blocks: list[torch.Tensor]) -> _Prompt:
         s, length, known = self.kit.model.shape, len(request.prompt), len(blocks) * BLOCK
         kv = torch.zeros(
-            (s.layers, 2 * s.kv_heads, capacity(length, self.kit.form), s.head_dim),
+            (s.layers, 2 * s.kv_heads, capacity(length), s.head_dim),
             dtype=self.kit.model.dtype,
             device=self.kit.model.device,
         )
@@ -216,7 +223,7 @@ class Decoder:
         ids = [row.tokens[-1] for row in rows]
         positions = [row.length for row in rows]
         portions: list[Portion] = [
-            Decoded(pool.kv, torch.tensor([row.length for row in pool.rows], device=model.device), form)
+            Decoded(pool.kv, [row.length for row in pool.rows], form)
             for pool in self._pools.values()
             if pool.rows
         ]
@@ -284,21 +291,25 @@ class Decoder:
     # Rows
 
     def _make_room(self) -> None:
-        """A row that fills its pool moves to a longer one."""
+        """Rows that fill their pool move to a longer one."""
+        moving = []
         for row in self._rows():
             assert row.pool is not None
             if row.length == row.pool.capacity:
-                kv = row.pool.read(row).clone()
+                moving.append((row, row.pool.read(row).clone()))
                 row.pool.remove(row)
-                self._place(row, kv)
+        self._place(moving)
 
-    def _place(self, row: _Row, kv: torch.Tensor) -> None:
-        room = SHORTEST
-        while capacity(room, self.kit.form) <= row.length:
-            room *= 2
-        room = capacity(room, self.kit.form)
-        row.pool = self._pools.setdefault(room, Pool(room, kv))
-        row.pool.add(row, kv)
+    def _place(self, rows: list[tuple[_Row, torch.Tensor]]) -> None:
+        """Each with the keys and values of its tokens so far."""
+        by_room: dict[int, list[tuple[_Row, torch.Tensor]]] = {}
+        for row, kv in rows:
+            by_room.setdefault(capacity(row.length + 1), []).append((row, kv))
+        for room, some in by_room.items():
+            pool = self._pools.setdefault(room, Pool(room, some[0][1]))
+            pool.add(some)
+            for row, _ in some:
+                row.pool = pool
 
     def _sample(self, rows: list[_Row], logits: torch.Tensor) -> set[_Row]:
         """A token for each row; those that end give their answers. Returns those that go on."""

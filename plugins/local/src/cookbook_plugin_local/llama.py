@@ -6,7 +6,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from copy import copy
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
@@ -17,7 +19,7 @@ from torch.utils.checkpoint import checkpoint
 
 from cookbook.errors import BackendError
 
-from . import ops
+from . import ops, row_ops
 from .shape import LlamaShape as LlamaShape  # exported from here too
 
 # attend(layer, q [N, heads, D], k [N, kv_heads, D], v [N, kv_heads, D]) -> [N, heads, D]
@@ -160,6 +162,16 @@ class Llama:
     def device(self) -> torch.device:
         return self.embedding.device
 
+    @cached_property
+    def packed(self) -> Llama:
+        """The same model with a second copy of its weights, for `row_ops` on a processor; made once."""
+        model = copy(self)
+        model.unembedding = row_ops.packed(self.unembedding)
+        model.layers = [
+            replace(layer, weights=[row_ops.packed(w) for w in layer.weights]) for layer in self.layers
+        ]
+        return model
+
     def hidden(
         self,
         ids_N: torch.Tensor,
@@ -196,7 +208,7 @@ class Llama:
         self, i: int, x: torch.Tensor, angles: Angles, factors: Factors, attend: Attend, do: Arithmetic
     ) -> torch.Tensor:
         """What goes into layer i [N, hidden] -> what comes out."""
-        s, layer, n = self.shape, self.layers[i], len(x)
+        s, layer, n = self.shape, self.layers[i], x.shape[0]
         (qkv, o, gate_up, down), (norm1, norm2) = layer.weights, layer.norms
         heads = s.heads + s.kv_heads  # those that are rotated
         y = do.linear(do.norm(x, norm1, s.eps, self.dtype), qkv, *factors[0])

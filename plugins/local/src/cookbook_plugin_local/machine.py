@@ -33,13 +33,14 @@ T = TypeVar("T")
 class Options:
     """dtype: of the frozen weights and the products. token_budget: rows of one forward and backward
     pass, part of what a run's bits depend on. alpha: the LoRA's scale is alpha / rank. checkpointing: see
-    `Learner`. device: torch's name of where the model lies."""
+    `Learner`. device: torch's name of where the model lies. packed: see `Kit`."""
 
     dtype: torch.dtype
     token_budget: int
     alpha: float
     checkpointing: bool = False
     device: str = "cpu"
+    packed: bool = True
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,7 @@ class Machine:
                 base = Base(lasting, folder, Llama(folder, dtype, device), load_tokenizer(folder))
                 _bases[key] = base
         if folder not in self._kits:
-            self._kits[folder] = base, Kit(base.model, base.tokenizer.decode)
+            self._kits[folder] = base, Kit(base.model, base.tokenizer.decode, packed=self.options.packed)
         return base
 
     def decoder(self, base: Base, lora: Lora) -> Decoder:

@@ -7,7 +7,7 @@ round alike, on this processor and with this number of threads: they are tried a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from functools import cache
 
 import torch
@@ -30,7 +30,10 @@ def norm(x: torch.Tensor, weight: torch.Tensor, eps: float, dtype: torch.dtype) 
 def linear(x: torch.Tensor, weight: torch.Tensor, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     """As `ops.linear`. The adapter stays apart: merged into bf16 weights, most of a small update would be
     rounded away."""
-    return product(x, weight) + product(product(x, a), b)
+    if weight.is_cuda:
+        return F.linear(x, weight) + F.linear(F.linear(x, a), b)
+    adapter = _in_sizes(x, _common(_alike(a), _alike(b)), lambda part: F.linear(F.linear(part, a), b))
+    return product(x, weight).add_(adapter)
 
 
 def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
@@ -49,18 +52,54 @@ def gate(gate_up: torch.Tensor) -> torch.Tensor:
 
 
 def product(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """x [N, in], weight [out, in] -> x weight^T [N, out]. On a GPU nothing is tried, and nothing claimed."""
+    """x [N, in], weight [out, in], packed or not -> x weight^T [N, out]. On a GPU nothing is tried, and
+    nothing claimed."""
     if weight.is_cuda:
         return F.linear(x, weight)
-    sizes = alike(*weight.shape, weight.dtype, torch.get_num_threads())
-    if len(x) in sizes:
-        return F.linear(x, weight)
-    parts, done = [], 0
-    for size in split(len(x), sizes):
-        part = x[done : done + size]
-        parts.append(F.linear(F.pad(part, (0, 0, 0, size - len(part))), weight)[: len(part)])
-        done += len(part)
+    return _in_sizes(x, _alike(weight), lambda part: _product(part, weight))
+
+
+def _in_sizes(
+    x: torch.Tensor, sizes: tuple[int, ...], do: Callable[[torch.Tensor], torch.Tensor]
+) -> torch.Tensor:
+    """What `do` makes of all rows, asked for so many rows at once as `sizes` allow."""
+    n = x.shape[0]
+    if n in sizes:
+        return do(x)
+    parts, counts = [], split(n, sizes)
+    for part in x.split(counts) if len(counts) > 1 else (x,):
+        rows = part.shape[0]
+        size = next(size for size in sizes if size >= rows)
+        parts.append(do(F.pad(part, (0, 0, 0, size - rows)))[:rows] if size > rows else do(part))
     return torch.cat(parts) if len(parts) > 1 else parts[0]
+
+
+def _alike(weight: torch.Tensor) -> tuple[int, ...]:
+    out, fan_in = weight.shape
+    return alike(out, fan_in, weight.dtype, torch.get_num_threads(), weight.is_mkldnn)
+
+
+@cache
+def _common(some: tuple[int, ...], others: tuple[int, ...]) -> tuple[int, ...]:
+    """The sizes of two groups; where they share none, one that is always taken."""
+    return tuple(size for size in some if size in others) or (_CHUNK,)
+
+
+def packed(weight: torch.Tensor) -> torch.Tensor:
+    """A copy in the order in which oneDNN's products read it: with few rows, most of a product's time goes
+    into bringing it into that order. The weight itself on a GPU, and where torch has no such products."""
+    takes = hasattr(torch.ops.mkldnn, "_reorder_linear_weight") and (
+        weight.dtype == torch.float32 or torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    )
+    if weight.is_cuda or not takes:
+        return weight
+    return torch.ops.mkldnn._reorder_linear_weight(weight)
+
+
+def _product(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    if weight.is_mkldnn:
+        return torch.ops.mkldnn._linear_pointwise(x, weight, None, "none", [], "")
+    return F.linear(x, weight)
 
 
 def even(n: int) -> int:
@@ -68,36 +107,38 @@ def even(n: int) -> int:
     return next((size for size in SIZES if n <= size <= _CHUNK), -(-n // _CHUNK) * _CHUNK)
 
 
-def split(n: int, sizes: Sequence[int]) -> list[int]:
-    """Sizes, rising in `sizes`, that hold n rows together; only the last may be padded, and it is no more
-    than twice too large unless it is the smallest there is."""
+@cache
+def split(n: int, sizes: tuple[int, ...]) -> list[int]:
+    """How to part n rows, by `sizes`, rising: only the last part may be none of them and want padding, and
+    that to no more than twice its size unless it's below the smallest."""
     parts = []
     while n > 0:
         above = next((size for size in sizes if size >= n), None)
         below = max((size for size in sizes if size <= n), default=None)
         size = above if above is not None and (below is None or above <= 2 * n) else below
         assert size is not None
-        parts.append(size)
+        parts.append(min(size, n))
         n -= size
     return parts
 
 
 @cache
-def alike(out: int, fan_in: int, dtype: torch.dtype, threads: int) -> tuple[int, ...]:
+def alike(out: int, fan_in: int, dtype: torch.dtype, threads: int, is_packed: bool) -> tuple[int, ...]:
     """The numbers of rows whose products with a weight [out, in] round alike, wherever a row stands, with so
-    many threads, those of torch.
+    many threads, those of torch. is_packed: the weight is.
 
     Of all such groups the one that begins lowest and reaches 16, which serves single sequences and batches.
     """
     generator = torch.Generator().manual_seed(0)
     weight = torch.randn(min(out, _DRAWN), fan_in, generator=generator).div_(fan_in**0.5).to(dtype)
     weight = weight.repeat(-(-out // len(weight)), 1)[:out].contiguous()
+    weight = packed(weight) if is_packed else weight
     x = torch.randn(SIZES[-1], fan_in, generator=generator).to(dtype)
     groups: list[tuple[torch.Tensor, list[int]]] = []
     for size in SIZES:
         if size > _CHUNK and size * out > _TRIED:
             break
-        found, turned = F.linear(x[:size], weight), F.linear(x[:size].flip(0), weight)
+        found, turned = _product(x[:size], weight), _product(x[:size].flip(0), weight)
         if not torch.equal(found, turned.flip(0)):
             continue  # a row's place matters, so this size is of no use
         for i, (rows, group) in enumerate(groups):
