@@ -4,7 +4,7 @@ BIN := .venv/bin
 DISTS := . plugins/math plugins/chat plugins/local
 SHELL := /bin/bash
 
-.PHONY: install demo demo-seeds test test-embedded test-interop test-wheels check bench bench-lag wheels
+.PHONY: install demo demo-seeds test test-embedded test-interop test-wheels check bench bench-lag bench-memory wheels
 
 install: .venv/.installed
 
@@ -67,6 +67,11 @@ bench: install .bench/.installed
 bench-lag: install
 	$(BIN)/cookbook local setup
 	$(BIN)/python bench/lag.py
+
+# Memory over 300 steps.
+bench-memory: install
+	$(BIN)/cookbook local setup
+	$(BIN)/python bench/memory.py
 
 .bench/.installed: bench/adapters/peer.txt constraints.txt | install
 	$(PYTHON) -m venv .bench

@@ -17,6 +17,7 @@ __all__ = ["RestClient", "ServiceClient"]
 
 def __getattr__(name: str) -> Any:
     # Not at the import: `cookbook list` imports this package, and has no use for torch.
+    spin_less()  # in time only where a program imports this before tinker and torch
     if name == "ServiceClient":
         from .client import ServiceClient
 

@@ -88,6 +88,11 @@ class _TreeAttention(torch.autograd.Function):
         return None, dq.to(q.dtype), dk.to(k.dtype), dv.to(v.dtype)
 
 
+def _has_kernel(x: torch.Tensor) -> bool:
+    """Of attention that gives its denominators, under any mask: processors have one, GPUs none."""
+    return x.device.type == "cpu"
+
+
 def _by_group(x: torch.Tensor, kv_heads: int) -> torch.Tensor:
     """[N, heads, D] -> [heads / kv_heads, kv_heads, N, D], a view: those that share keys are a batch."""
     return x.unflatten(1, (kv_heads, -1)).permute(2, 1, 0, 3)
@@ -99,7 +104,7 @@ def _attend(
     """q [G, kv_heads, n, D], k and v [1, kv_heads, m, D] -> the output, as q, and the logarithm of the
     denominators, float32 [G, kv_heads, n]."""
     k, v = (x.expand(len(q), -1, -1, -1) for x in (k, v))
-    if q.device.type == "cpu":
+    if _has_kernel(q):
         bias = None if work.bias is None else work.bias.to(q.dtype)
         return _flash(q, k, v, 0.0, work.causal, attn_mask=bias)
     scores = _scores(q, k, work)
@@ -114,7 +119,7 @@ def _gradient(
     the kernel would add up in bfloat16 what many rows give to one key, and is slower on a chat's length."""
     grad, q, out = of_rows
     k, v = (x.expand(len(q), -1, -1, -1) for x in (k, v))
-    if q.device.type == "cpu":
+    if _has_kernel(q):
         return _flash_backward(grad, q, k, v, out, lse, 0.0, work.causal, attn_mask=work.bias)
     p = (_scores(q, k, work) - lse[..., None]).exp_()
     ds = p * (grad @ v.transpose(-1, -2) - (grad * out).sum(-1, keepdim=True)) * q.shape[-1] ** -0.5

@@ -113,11 +113,16 @@ def _borders(tokens: int) -> Iterator[tuple[int, int]]:
         first, last = last, last + min(last, _LONGEST_BLOCK)
 
 
+def _in_blocks(x: torch.Tensor) -> bool:
+    """Not on a GPU: nothing is claimed there, and one block of all keys is faster."""
+    return x.device.type == "cpu"
+
+
 def _key_blocks(at: torch.Tensor, dtype: torch.dtype) -> Iterator[_Block]:
-    """The blocks that queries at positions [rows, n] see. On a GPU, where nothing is claimed, all is one."""
+    """The blocks that queries at positions [rows, n] see."""
     lasts = at[:, -1].tolist()
     seen = max(lasts) + 1
-    for first, last in _borders(seen) if at.device.type == "cpu" else [(0, capacity(seen))]:
+    for first, last in _borders(seen) if _in_blocks(at) else [(0, capacity(seen))]:
         rows = slice(next(i for i, position in enumerate(lasts) if position >= first), None)
         unseen = torch.arange(first, last, device=at.device) > at[rows, None, :, None]
         bias = torch.zeros(unseen.shape, dtype=dtype, device=at.device).masked_fill_(unseen, float("-inf"))
@@ -161,10 +166,10 @@ def _attend(q: torch.Tensor, kv: torch.Tensor, blocks: Sequence[_Block], form: F
 
 def _of_block(q: torch.Tensor, kv: torch.Tensor, block: _Block) -> tuple[torch.Tensor, torch.Tensor]:
     """q [b, kv_heads, n, D] -> the output under these keys alone, as q, and the logarithm of its softmax's
-    denominator, [b, kv_heads, n]; on a GPU, where there is one block, no such."""
+    denominator, [b, kv_heads, n]; nothing there where all keys are one block."""
     k, v = kv[:, :, block.keys].chunk(2, dim=1)
     bias = block.bias.expand(-1, -1, q.shape[2], -1)
-    if q.is_cuda:
+    if not _in_blocks(q):
         return F.scaled_dot_product_attention(q, k, v, attn_mask=bias), q.new_empty(0)
     return _flash(q, k, v, 0.0, False, attn_mask=bias)
 
