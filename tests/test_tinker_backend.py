@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+import tinker
 
-from cookbook.backends.base import Trainer, plain_errors
+from cookbook.backends.base import Trainer, plain_errors, together
 from cookbook.backends.tinker import TinkerBackend
 from cookbook.errors import BackendError, ConfigError
 
@@ -18,8 +19,6 @@ def no_key(monkeypatch, tmp_path):
 
 
 def test_the_service_is_the_sdks_own_at_the_url_given(tmp_path):
-    import tinker
-
     service = TinkerBackend(base_url="http://127.0.0.1:9").connect(tmp_path / "r")
     assert isinstance(service, tinker.ServiceClient)
 
@@ -32,11 +31,36 @@ def test_without_a_key_one_line_says_what_to_set_and_what_needs_none(tmp_path):
 
 
 def test_whatever_the_sdk_raises_is_one_line():
-    import tinker
-
     with pytest.raises(BackendError, match="TinkerError: the session expired") as e, plain_errors():
         raise tinker.TinkerError("the session\nexpired")
     assert "\n" not in str(e.value)
+
+
+def test_an_error_that_isnt_the_sdks_stays_what_it_is():
+    with pytest.raises(ValueError, match="mine"), plain_errors():
+        raise ValueError("mine")
+
+
+def test_of_errors_that_come_together_the_first_is_raised_with_its_cause():
+    async def fails(error, cause):
+        raise error from cause
+
+    cause = OSError("why")
+    with pytest.raises(ValueError, match="first") as e:
+        asyncio.run(together([fails(ValueError("first"), cause), fails(ValueError("second"), None)]))
+    assert e.value.__cause__ is cause
+
+
+@pytest.mark.parametrize(("error", "heard"), [(tinker.TinkerError("gone"), 0), (ValueError("mine"), 1)])
+def test_an_error_of_the_sdk_that_nobody_waits_for_is_not_told(caplog, tmp_path, error, heard):
+    """asyncio tells of it; the one that ended the run has been told by then."""
+
+    async def main():
+        asyncio.get_running_loop().call_exception_handler({"message": "never retrieved", "exception": error})
+
+    with TinkerBackend().connect(tmp_path / "r"):
+        asyncio.run(main())
+    assert len(caplog.records) == heard
 
 
 def test_a_url_that_is_none_is_refused():
@@ -60,8 +84,6 @@ def test_the_tokenizer_is_taken_from_where_the_service_takes_it(monkeypatch, mod
 def test_the_calls_of_the_loop_are_the_sdks_own_methods():
     """Names and parameters that `Trainer` and `Player` rely on exist in the SDK that is installed."""
     import inspect
-
-    import tinker
 
     def takes(method, *names):
         return set(names) <= set(inspect.signature(method).parameters)

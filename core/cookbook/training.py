@@ -11,7 +11,7 @@ from typing import Any, Literal
 import chz
 import tinker
 
-from .backends.base import Sampler, Saved, Trainer, plain_errors
+from .backends.base import Sampler, Saved, Trainer, plain_errors, told
 from .configs import by_id
 from .errors import BackendError, ConfigError
 from .kinds import BackendConfig, TrackerConfig
@@ -110,15 +110,8 @@ class TrainConfig:
         # Once resolved it stays: another run goes on meanwhile, and "last" becomes this one.
         loaded = run.record.get("loaded") or (weights_of(self.load) if self.load else "")
         with plain_errors(), self.backend.connect(run.folder) as service:
-            if run.checkpoint_row is not None:
-                path = run.checkpoint_row["path"]
-                client = await service.create_training_client_from_state_with_optimizer(path)
-            elif loaded:
-                client = await service.create_training_client_from_state(loaded)
-            else:
-                client = await service.create_lora_training_client(
-                    self.model, rank=self.lora_rank, seed=self.seed
-                )
+            with told("asking the backend for a model to train"):
+                client = await self._training_client(service, run, loaded)
             id, renderer = self.render()
             row = find("renderer", id)
             facts: dict[str, Any] = {"backend": self.backend.describe()}
@@ -126,6 +119,14 @@ class TrainConfig:
             if loaded:
                 facts["loaded"] = loaded
             yield service, client, renderer, facts
+
+    async def _training_client(self, service: Any, run: Run, loaded: str) -> Any:
+        if run.checkpoint_row is not None:
+            path = run.checkpoint_row["path"]
+            return await service.create_training_client_from_state_with_optimizer(path)
+        if loaded:
+            return await service.create_training_client_from_state(loaded)
+        return await service.create_lora_training_client(self.model, rank=self.lora_rank, seed=self.seed)
 
 
 class Checkpoints:

@@ -6,6 +6,9 @@ A backend's `connect` gives a service client with tinker's methods and types; no
 from __future__ import annotations
 
 import asyncio
+import logging
+import threading
+import traceback
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,6 +18,8 @@ import numpy as np
 import tinker
 
 from ..errors import BackendError
+
+log = logging.getLogger("cookbook")
 
 
 class SamplingClient(Protocol):
@@ -74,17 +79,67 @@ class Saved:
     optimizer_steps: int
 
 
+_ADVICE = {
+    401: "check TINKER_API_KEY",
+    403: "check TINKER_API_KEY",
+    404: "check model= and load=; `tinker model list` and `tinker checkpoint list` show what there is",
+}
+
+
 @contextmanager
 def plain_errors() -> Iterator[None]:
     """What the SDK raises (no key, an unknown model, a session that expired) as one-line `BackendError`s."""
     try:
         yield
-    except tinker.TinkerError as e:
-        reason = " ".join(str(e).split())
-        if "api_key" in reason:
+    except Exception as e:
+        if not is_the_sdks(e):
+            raise
+        if "api_key" in str(e):
             reason = "the Tinker service needs a key: set TINKER_API_KEY, or run `tinker auth login`"
             raise BackendError(f"{reason}; with --local this machine trains, without a key") from None
-        raise BackendError(f"the Tinker service: {type(e).__name__}: {reason}") from e
+        raise BackendError(f"the Tinker service: {_reason(e)}") from e
+
+
+def _reason(error: Exception) -> str:
+    """An error of the SDK, what was behind it and what to do, in one line."""
+    cause, text = error.__cause__, str(error)
+    if not text:  # an assertion, most likely
+        text = traceback.extract_tb(error.__traceback__)[-1].line or ""
+    text = f"{type(error).__name__}: {text}"
+    if isinstance(error, tinker.APIConnectionError):
+        text += f" ({error.request.url})"
+    elif cause is not None and str(cause) not in text:
+        text += f" ({cause})"
+    status = getattr(error, "status_code", None) or getattr(cause, "status_code", None)
+    return " ".join(text.split()) + (f"; {_ADVICE[status]}" if status in _ADVICE else "")
+
+
+def is_the_sdks(error: Exception) -> bool:
+    """Its clients raise ValueError, AssertionError and their own kinds too, where a request fails."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    origin = "" if trace is None else trace.tb_frame.f_globals.get("__name__", "")
+    return isinstance(error, tinker.TinkerError) or origin.startswith("tinker.lib.")
+
+
+@contextmanager
+def told(what: str, every_s: float = 30.0) -> Iterator[None]:
+    """Says again and again that this is waited for, while it lasts: a server that can't be reached is tried
+    for minutes."""
+
+    def tell() -> None:
+        waited_s = every_s
+        while not over.wait(every_s):
+            log.warning("%s: waited %.0f s so far", what, waited_s)
+            waited_s += every_s
+
+    over = threading.Event()
+    threading.Thread(target=tell, daemon=True).start()
+    try:
+        yield
+    finally:
+        over.set()
 
 
 async def together(coroutines: Iterable[Coroutine[Any, Any, Any]]) -> list[Any]:
@@ -97,7 +152,7 @@ async def together(coroutines: Iterable[Coroutine[Any, Any, Any]]) -> list[Any]:
         error: BaseException = e
         while isinstance(error, BaseExceptionGroup):
             error = error.exceptions[0]
-        raise error from None
+        raise error from error.__cause__  # rather than from the group
     return [task.result() for task in tasks]
 
 

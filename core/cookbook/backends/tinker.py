@@ -27,9 +27,9 @@ class TinkerBackend(BackendConfig):
 
     def connect(self, run_dir: Path) -> Any:
         """A `tinker.ServiceClient`; whether it has a key and reaches its server shows at its first use."""
-        import tinker
+        from .service import Service
 
-        return tinker.ServiceClient(base_url=self.base_url, user_metadata={"run": run_dir.name})
+        return Service(base_url=self.base_url, user_metadata={"run": run_dir.name})
 
     def rest_client(self, service: Any) -> Any:
         import tinker
