@@ -16,7 +16,7 @@ import torch.nn.functional as F
 SIZES = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024)
 _ONE_THREAD = 32768  # entries up to which torch gives an elementwise operation to one thread
 _CHUNK = 32  # rows where no sizes round alike
-_TRIED = 2**24  # entries of the largest result that is tried
+_TRIED = 2**22  # entries of the largest result that is tried
 _DRAWN = 512  # rows of the weight that is tried are drawn; they repeat
 
 
