@@ -92,7 +92,7 @@ class Console(Tracker):
             (first, before), (last, after) = found[0], found[-1]
             if first != last:
                 self._say(f"{prefix}: {name} {before:.3f} at version {first}, {after:.3f} at version {last}")
-        if self._rows and not any("train/loss" in row for row in self._rows):
+        if self._rows and not any(name.startswith("train/") for row in self._rows for name in row):
             self._say("no step had a gradient: in every group all rewards were equal")
         if self._rows:
             self._say(f"run {self._run.folder}")

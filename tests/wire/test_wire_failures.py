@@ -10,6 +10,7 @@ import sys
 import threading
 
 import pytest
+from tinker.proto import tinker_public_pb2 as pb
 from wire_http import DROPPED, Answer
 
 from cookbook.backends import service
@@ -180,6 +181,43 @@ def test_a_sample_of_a_server_that_names_no_sequences_is_one_line(run, peer):
     found = run(peer, "rl", *BRIEF["rl"])
     assert (found.code, found.err.count("\n")) == (2, 1)
     assert "sample_sequence_ids" in found.err
+
+
+# Servers that do otherwise
+
+
+@pytest.mark.parametrize("kind", ["rl", "sl"])
+def test_a_server_that_tells_no_loss_trains_all_the_same(run, peer, kind):
+    def meddle(request, carry_out):
+        answer = carry_out()
+        if request.route != "retrieve_future" or not isinstance(answer.body, bytes) or not trained(peer):
+            return answer
+        message = pb.ForwardBackwardOutput.FromString(answer.body)
+        message.metrics.clear()
+        return Answer(200, message.SerializeToString())
+
+    peer.meddle = meddle
+    found = run(peer, kind, *BRIEF[kind])
+    assert (found.code, found.err) == (0, "")
+    assert "no step had a gradient" not in found.out
+
+
+def test_a_path_of_two_parts_is_no_reason_to_end_a_run(run, peer):
+    """The SDK deletes none such; what can't be deleted stays."""
+
+    def meddle(request, carry_out):
+        if request.route == "create_sampling_session" and "model_path" in request.body:
+            run_id, name = request.body["model_path"].rsplit("/", 1)
+            request.body["model_path"] = f"{run_id}/sampler_weights/{name}"
+        answer = carry_out()
+        if isinstance(answer.body, dict) and "path" in answer.body:
+            answer.body["path"] = answer.body["path"].replace("/sampler_weights", "")
+        return answer
+
+    peer.meddle = meddle
+    found = run(peer, "rl", "steps=2", "eval_every=0", "save_every=1")
+    assert (found.code, found.err) == (0, "")
+    assert [request.route.split("/")[3] for request in peer.of(method="delete")] == ["weights"]
 
 
 # The end of a session

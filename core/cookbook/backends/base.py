@@ -224,7 +224,8 @@ class Trainer:
         logprobs_D: list[np.ndarray] = []
         for part in parts:
             output = await part
-            metrics["loss"] = metrics.get("loss", 0.0) + output.metrics["loss:sum"]
+            if "loss:sum" in output.metrics:  # not every server tells it
+                metrics["loss"] = metrics.get("loss", 0.0) + output.metrics["loss:sum"]
             logprobs_D += [out["logprobs"].to_numpy() for out in output.loss_fn_outputs]
         if optim is not None:
             metrics.update((await optim).metrics or {})
