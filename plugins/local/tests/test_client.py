@@ -3,6 +3,7 @@
 import asyncio
 import json
 import threading
+import weakref
 from contextlib import ExitStack
 
 import numpy as np
@@ -275,6 +276,17 @@ def test_a_sampling_client_keeps_its_weights_while_training_goes_on(client):
     before = said(sampler)
     train(client, [1, 2])
     assert said(sampler) == before != answer(client)
+
+
+def test_a_version_that_nobody_holds_takes_its_cache_along(service, client):
+    sampler = client.save_weights_and_get_sampling_client().result()
+    sampler.sample(tinker.ModelInput.from_ints(list(range(5, 75))), 1, GREEDY).result()
+    cached = next(iter(sampler._decoder.prefixes._blocks.values()))[1]
+    gone = weakref.ref(cached)
+    del sampler, cached
+    for _ in range(2):  # the engine holds what it was at until it is at something else
+        service._machine.engine.submit(lambda: None).result()
+    assert gone() is None
 
 
 def test_clients_of_one_model_share_its_weights_and_equal_seeds_are_equal(service, folder):

@@ -287,10 +287,10 @@ def test_two_versions_alive_at_once_give_each_its_own_results(model, new_decoder
 def test_forgetting_prefixes_changes_nothing(model, tokenizer):
     kit, prompts = Kit(model, tokenizer.decode), [tokens(70, i) for i in range(9)]
     block = 2 * model.shape.layers * model.shape.kv_heads * 32 * model.shape.head_dim * 4
-    kit.prefixes = Prefixes(kept_bytes=6 * block)
     decoder = Decoder(kit, small_lora(model))
+    decoder.prefixes = Prefixes(kept_bytes=6 * block)
     first = finish(decoder, *[request(model, p, 1, max_tokens=3) for p in prompts])
-    assert len(kit.prefixes._blocks) == 6
+    assert len(decoder.prefixes._blocks) == 6
     again = [request(model, p, 1, max_tokens=3) for p in reversed(prompts)]
     assert finish(decoder, *again) == first[::-1]
     hits = [r.future.result().prompt_cache_hit_tokens for r in again]

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import itertools
 from collections import OrderedDict
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Generic, Protocol, TypeVar
 
 import torch
@@ -60,22 +60,22 @@ class Pool(Generic[R]):
             self.rows[row.place], last.place = last, row.place
 
 
-Key = tuple[Hashable, tuple[int, ...]]  # the block before, and a block's tokens
+Key = tuple[int, tuple[int, ...]]  # the block before, -1 for none, and a block's tokens
 
 
 class Prefixes:
-    """Blocks of keys and values, found by the weights and all tokens up to a block's end; those that were
-    used least recently are forgotten first. root: names the weights."""
+    """Blocks of keys and values of one snapshot of the weights, found by all tokens up to a block's end;
+    those that were used least recently are forgotten first."""
 
     def __init__(self, kept_bytes: int = _KEPT_BYTES) -> None:
         self._kept_bytes = kept_bytes
         self._blocks: OrderedDict[Key, tuple[int, torch.Tensor]] = OrderedDict()
         self._names = itertools.count()
 
-    def find(self, root: Hashable, tokens: Sequence[int]) -> tuple[list[torch.Tensor], Key]:
+    def find(self, tokens: Sequence[int]) -> tuple[list[torch.Tensor], Key]:
         """The blocks at the beginning of these tokens, and the key of the first that isn't there."""
         found, used = [], []
-        for key in self._keys(root, tokens):
+        for key in self._keys(tokens):
             if key not in self._blocks:
                 break
             used.append(key)
@@ -83,10 +83,10 @@ class Prefixes:
         self._touch(used)
         return found, key
 
-    def keep(self, root: Hashable, tokens: Sequence[int], kv: torch.Tensor) -> None:
+    def keep(self, tokens: Sequence[int], kv: torch.Tensor) -> None:
         """Keeps copies of the whole blocks of `kv`, which is of these tokens."""
         used = []
-        for i, key in enumerate(self._keys(root, tokens)):
+        for i, key in enumerate(self._keys(tokens)):
             if len(key[1]) < BLOCK:
                 break
             if key not in self._blocks:
@@ -98,9 +98,9 @@ class Prefixes:
         while len(self._blocks) * size > self._kept_bytes:
             self._blocks.popitem(last=False)
 
-    def _keys(self, root: Hashable, tokens: Sequence[int]) -> Iterator[Key]:
+    def _keys(self, tokens: Sequence[int]) -> Iterator[Key]:
         """Of each block, the last of them perhaps not whole; a block's key needs the one before it."""
-        before: Hashable = (root,)
+        before = -1
         for first in range(0, len(tokens) + 1, BLOCK):
             key = before, tuple(tokens[first : first + BLOCK])
             yield key

@@ -33,8 +33,7 @@ class Kit:
     def __init__(
         self, model: Llama, decode_text: Callable[[Sequence[int]], str], *, packed: bool = True
     ) -> None:
-        self._given, self._packed = model, packed
-        self.decode_text, self.prefixes = decode_text, Prefixes()
+        self._given, self._packed, self.decode_text = model, packed, decode_text
 
     @property
     def model(self) -> Llama:
@@ -101,7 +100,7 @@ class Decoder:
     """
 
     def __init__(self, kit: Kit, lora: Lora, place: int = 0) -> None:
-        self.kit, self.place = kit, place
+        self.kit, self.place, self.prefixes = kit, place, Prefixes()
         self._factors = lora.factors(kit.model.shape.layers, kit.model.dtype)
         self._waiting: list[Request] = []
         self._prompts: list[_Prompt] = []
@@ -180,7 +179,7 @@ class Decoder:
 
     def _known(self, tokens: tuple[int, ...], scoring: Scoring) -> tuple[list[torch.Tensor], Key]:
         """Of a prompt, what need not be fed: the last token must, and so must those that tell the scores."""
-        return self.kit.prefixes.find(self.place, tokens[: max(0, len(tokens) - 1 - scoring.last_n)])
+        return self.prefixes.find(tokens[: max(0, len(tokens) - 1 - scoring.last_n)])
 
     def _full(self) -> bool:
         held = [x.kv for x in (*self._pools.values(), *self._prompts, *self._starts)]
@@ -267,7 +266,7 @@ class Decoder:
             self._score(prompt, hidden[first : first + count])
             prompt.fed += count
             first += count
-            self.kit.prefixes.keep(self.place, prompt.tokens[: prompt.fed], prompt.kv)
+            self.prefixes.keep(prompt.tokens[: prompt.fed], prompt.kv)
             if prompt.fed == len(prompt.tokens):
                 ends[first - 1] = prompt
         self._prompts = [p for p in self._prompts if p.fed < len(p.tokens)]
@@ -342,7 +341,7 @@ class Decoder:
             return False
         if row.pool is not None:
             tokens = [*request.prompt, *row.tokens[:-1]]
-            self.kit.prefixes.keep(self.place, tokens, row.pool.read(row))
+            self.prefixes.keep(tokens, row.pool.read(row))
             row.pool.remove(row)
         top = [np.array(x) for x in zip(*row.likeliest, strict=True)]
         request.finished[row.sample] = tinker.SampledSequence(
