@@ -7,72 +7,17 @@ bar is no failure of the command.
 
 from __future__ import annotations
 
-import importlib.metadata
-import json
-import os
-import platform
-import statistics
-import subprocess
 import sys
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
 
 import core_datums
 import core_rollout
+from side_by_side import bar, machine, ratios, rounds, same_work, spread
 
 ROUNDS = 5
-HERE = Path(__file__).parent
-Rows = dict[str, dict[str, Any]]
-
-
-def run(python: str, script: str, adapter: str) -> Rows:
-    """One process: {name of the row: its samples, and what work was done}."""
-    env = os.environ | {"OMP_NUM_THREADS": "1"}
-    command = [python, str(HERE / script), adapter]
-    done = subprocess.run(command, env=env, check=True, stdout=subprocess.PIPE, text=True)
-    return json.loads(done.stdout.splitlines()[-1])
-
-
-def rounds(script: str, sides: Sequence[tuple[str, str]]) -> list[Rows]:
-    """For each round the rows of all sides, (python, adapter) each."""
-    results = []
-    for at in range(ROUNDS):
-        if sys.stderr.isatty():
-            print(f"\r{script}: round {at + 1} of {ROUNDS} ", end="\r", file=sys.stderr, flush=True)
-        rows: Rows = {}
-        for python, adapter in sides:
-            rows |= run(python, script, adapter)
-        results.append(rows)
-    return results
-
-
-def spread(results: Sequence[Rows], name: str, key: str, factor: float = 1.0) -> tuple[float, float, float]:
-    """Median, min and max of all samples of a row."""
-    samples = [sample * factor for rows in results for sample in rows[name][key]]
-    return statistics.median(samples), min(samples), max(samples)
-
-
-def ratios(results: Sequence[Rows], above: str, below: str, key: str) -> tuple[float, float, float]:
-    """Median, min and max over the rounds of a row's median over another's in the same round."""
-    each = [statistics.median(rows[above][key]) / statistics.median(rows[below][key]) for rows in results]
-    return statistics.median(each), min(each), max(each)
-
-
-def same_work(results: Sequence[Rows], names: Sequence[str]) -> str:
-    """One line: what was done, or that not all did the same."""
-    first, *others = [rows[name]["work"] for rows in results for name in names]
-    if any(other != first for other in others):
-        return f"NOT THE SAME WORK: {[first, *others]}"
-    return "the same work: " + ", ".join(f"{key} {value}" for key, value in first.items())
-
-
-def bar(text: str, met: bool) -> None:
-    print(f"bar: {text}: {'met' if met else 'MISSED'}")
 
 
 def datums(peer_python: str) -> None:
-    results = rounds("core_datums.py", [(sys.executable, "ours"), (peer_python, "peer")])
+    results = rounds(ROUNDS, "core_datums.py", [(sys.executable, "ours"), (peer_python, "peer")])
     ours, peer, lean = results[0]
     groups, size, turns = core_datums.GROUPS, core_datums.SIZE, core_datums.TURNS
     print(f"Episodes to datums, advantages included: {groups} x {size} episodes of {turns} turns")
@@ -92,7 +37,7 @@ def datums(peer_python: str) -> None:
 def rollouts(peer_python: str) -> None:
     adapters = [(sys.executable, "bare"), (sys.executable, "ours")]
     adapters += [(peer_python, "peer_bare"), (peer_python, "peer")]
-    results = rounds("core_rollout.py", adapters)
+    results = rounds(ROUNDS, "core_rollout.py", adapters)
     bare, ours, peer_bare, peer = results[0]
     print(
         f"\nRollout loop, a sampler that answers at once: {core_rollout.GROUPS} x {core_rollout.SIZE} ",
@@ -116,17 +61,8 @@ def rollouts(peer_python: str) -> None:
     bar(f"no stall of the event loop over 100 ms, {longest:.0f} ms", longest <= 100)
 
 
-def machine() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.is_file() else []
-    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    processor = models[0] if models else platform.processor() or platform.machine()
-    versions = [f"{dist} {importlib.metadata.version(dist)}" for dist in ("cookbook-core", "tinker", "numpy")]
-    return f"Python {platform.python_version()}, {', '.join(versions)}; {os.cpu_count()} cores, {processor}"
-
-
 def main(peer_python: str) -> None:
-    print(f"\n{machine()}; {ROUNDS} rounds\n")
+    print(f"\n{machine('cookbook-core', 'tinker', 'numpy')}; {ROUNDS} rounds\n")
     datums(peer_python)
     rollouts(peer_python)
 
