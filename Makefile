@@ -4,7 +4,8 @@ BIN := .venv/bin
 DISTS := . plugins/math plugins/chat plugins/local
 SHELL := /bin/bash
 
-.PHONY: install demo demo-seeds test test-embedded test-interop test-wheels check bench bench-lag bench-memory wheels
+.PHONY: install demo demo-seeds test test-embedded test-interop test-wheels check bench bench-lag bench-local \
+	bench-memory wheels
 
 install: .venv/.installed
 
@@ -72,6 +73,18 @@ bench-lag: install
 bench-memory: install
 	$(BIN)/cookbook local setup
 	$(BIN)/python bench/memory.py
+
+# The local engine beside TRL and transformers, in an environment of its own: PARTS="train sample" for some.
+bench-local: install .bench-local/.installed
+	$(BIN)/cookbook local setup
+	$(BIN)/python bench/local.py $(PARTS)
+
+.bench-local/.installed: bench/adapters/trl.txt constraints.txt
+	$(PYTHON) -m venv .bench-local
+	echo '*' > .bench-local/.gitignore
+	.bench-local/bin/pip install --quiet -c constraints.txt torch
+	.bench-local/bin/pip install --quiet -c constraints.txt -r bench/adapters/trl.txt
+	touch $@
 
 .bench/.installed: bench/adapters/peer.txt constraints.txt | install
 	$(PYTHON) -m venv .bench
