@@ -75,16 +75,18 @@ def reinforce(job: dict[str, Any], task: dict[str, Any]) -> dict[str, Any]:
     words += [f"backend.dtype={job['dtype']}", "backend.device=cpu", f"seed={task['seed']}"]
     words += [f"groups_per_step={task['groups']}", f"group_size={task['size']}"]
     words += [f"max_tokens={task['max_tokens']}", f"lr={job['lr']}", f"lora_rank={job['rank']}"]
+    words += ["trackers.0=local_plugins:Cpu", f"trackers.0.file={folder / 'cpu'}"]
     subprocess.run(
         [sys.executable, "-m", "cookbook.cli", *words, "--name", run],
         env=os.environ | {"COOKBOOK_RUNS": str(folder)},
-        cwd=Path(__file__).parent.parent,  # where `local_long` is
+        cwd=Path(__file__).parent.parent,  # where `local_plugins` is
         check=True,
         stdout=subprocess.DEVNULL,
     )
     rows = [row for row in read_rows(folder / run) if "reward" in row]
     return {
         "seconds": [row["time/step_s"] for row in rows],
+        "cpu_s": [float(line) for line in (folder / "cpu").read_text().split()],
         "rewards": [row["reward"] for row in rows],
         "tokens": [row["tokens/sampled"] for row in rows],
     }

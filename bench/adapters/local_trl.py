@@ -112,7 +112,13 @@ def train(job: dict[str, Any], batches: Sequence[Sequence[Sequence[int]]]) -> tu
 def reinforce(job: dict[str, Any], task: dict[str, Any]) -> dict[str, Any]:
     """Dr. GRPO, as the recipe has it: no division by the group's std, none by a reply's length, no KL."""
     tokenizer = AutoTokenizer.from_pretrained(job["model"])
-    assert tokenizer(task["prompts"][0]["prompt"])["input_ids"] == task["first_ids"], "the same tokens"
+    prompts = [tokenizer.decode(each["ids"]) for each in task["prompts"]]
+    same = tokenizer(prompts)["input_ids"] == [each["ids"] for each in task["prompts"]]
+    assert same, "the texts, which are what the trainer takes, are of other tokens"
+    rows = [
+        {"prompt": p, "reference": each["reference"]}
+        for p, each in zip(prompts, task["prompts"], strict=True)
+    ]
     batch, steps = task["groups"] * task["size"], task["steps"]
     rewards, tokens = [], []
 
@@ -142,9 +148,10 @@ def reinforce(job: dict[str, Any], task: dict[str, Any]) -> dict[str, Any]:
         model=model(job),
         reward_funcs=reward,
         args=config,
-        train_dataset=Dataset.from_list(task["prompts"]),
+        train_dataset=Dataset.from_list(rows),
         processing_class=tokenizer,
         callbacks=[timed],
     )
     trainer.train()
-    return {"seconds": timed.laps.seconds, "rewards": rewards, "tokens": tokens}
+    laps = timed.laps
+    return {"seconds": laps.seconds, "cpu_s": laps.cpu_s, "rewards": rewards, "tokens": tokens}
