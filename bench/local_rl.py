@@ -26,7 +26,7 @@ LONG, ANSWER = 245, 64  # tokens of a user's message, so that a prompt has about
 def demo(bench: Any, groups: int, size: int, steps: int, seed: int = 0) -> dict[str, Any]:
     """math/arithmetic as its recipe has it; a batch of so many groups."""
     played = {"groups": groups, "size": size, "steps": steps, "seed": seed, "max_tokens": 8}
-    return {"words": ["math/arithmetic"], "reward": "sum_is", "at_once": 64} | _task(
+    return {"words": ["math/arithmetic"], "reward": "sum_is", "at_once": 32} | _task(
         bench, Arithmetic(), played
     )
 
@@ -40,7 +40,7 @@ def long(bench: Any, groups: int, size: int, steps: int) -> dict[str, Any]:
     words = ["core/rl", "env=local_plugins:LongPrompts", f"env.file={file}", f"model={MODEL}"]
     words += ["backend=local/torch", f"renderer={FORMAT}"]
     task = _task(bench, local_plugins.LongPrompts(file=str(file)), played)
-    return {"words": words, "reward": "vowels", "at_once": 16} | task
+    return {"words": words, "reward": "vowels", "at_once": 8} | task
 
 
 def _task(bench: Any, env: EnvConfig, played: dict[str, int]) -> dict[str, Any]:

@@ -1,4 +1,6 @@
-"""transformers' `generate`, on the bare model: without an adapter it is faster."""
+"""transformers' `generate`, on the bare model: without an adapter it is faster. A static cache was tried, and
+is neither faster nor slower.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,6 @@ def sampler(job: dict[str, Any]) -> Callable[[Sequence[Sequence[int]], int], int
             top_k=0,
             top_p=1.0,
             max_new_tokens=max_tokens,
-            cache_implementation=job.get("cache"),
         )
         return found.numel() - ids.numel()
 

@@ -128,7 +128,7 @@ def reinforce(job: dict[str, Any], task: dict[str, Any]) -> dict[str, Any]:
         tokens.append(sum(len(ids) for ids in completion_ids))
         return found
 
-    at_once = min(batch, task["at_once"])
+    at_once = min(batch, task["at_once"])  # about 2000 tokens a pass, as ours
     config = GRPOConfig(
         **options(job, steps),
         per_device_train_batch_size=at_once,
