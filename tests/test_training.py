@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import math
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -171,11 +172,22 @@ def test_nothing_that_a_kept_checkpoint_or_the_next_batches_need_is_ever_deleted
         assert list(map(int, rows[-1]["samplers"])) == list(range(max(0, step - max_lag), step))
         for row in needed:
             assert not gone & {row["path"], *row["samplers"].values()}
-        assert not gone & {s.path for s in made._published}
-        assert {s.version for s in made._published} >= set(range(max(0, step - max_lag), step + 1))
+        assert not gone & {*made._published.values()}
+        assert {*made._published} >= set(range(max(0, step - max_lag), step + 1))
         assert gone >= {row["path"] for row in rows if row not in needed}
     run.end("ended")
     assert len(set(deleted(client, "sampler_weights"))) == len(deleted(client, "sampler_weights"))
+
+
+def test_published_weights_that_nobody_samples_from_are_let_go(tmp_path, fake_client):
+    """A checkpoint has to name them, and needs no more of them than their path."""
+    run = begun(tmp_path / "r")
+    made, client = checkpoints(run, fake_client(), 1), fake_client()
+    gone = weakref.ref(client)
+    made.published(Sampler(client, 1, "tinker://fake/sampler_weights/000001"))
+    del client
+    assert gone() is None
+    run.end("ended")
 
 
 def test_saving_at_the_same_step_twice_or_at_the_start_saves_once(tmp_path, fake_client):

@@ -140,15 +140,16 @@ class Checkpoints:
         self._max_lag = max_lag
         self._rows = read_rows(run.folder, CHECKPOINTS)
         self._deleted: set[str] = set()
-        self._published: list[Sampler] = []
+        # Version -> path. Not the samplers: whoever holds one keeps its weights in memory.
+        self._published: dict[int, str] = {}
 
     async def reopen(self) -> list[Sampler]:
         """What a resumed run goes on with: the samplers that its checkpoint names, the oldest first."""
         row = self._run.checkpoint_row or {}
         self._trainer.optimizer_steps = row.get("optimizer_steps", 0)
+        older = []
         for version, path in row.get("samplers", {}).items():
-            self._published.append(await self._trainer.reopen(int(version), path))
-        older = list(self._published)
+            older.append(self.published(await self._trainer.reopen(int(version), path)))
         if row:  # the run may have been killed between a checkpoint and what it made void
             await self._sweep(row["step"] - self._max_lag)
         return older
@@ -156,7 +157,7 @@ class Checkpoints:
     def published(self, sampler: Sampler) -> Sampler:
         """Remembers weights that a checkpoint may have to name."""
         if sampler.path:
-            self._published.append(sampler)
+            self._published[sampler.version] = sampler.path
         return sampler
 
     async def save(self, step: int) -> None:
@@ -170,7 +171,7 @@ class Checkpoints:
     async def add(self, step: int, saved: Saved) -> None:
         """A checkpoint whose state is saved already."""
         oldest = step - self._max_lag
-        samplers = {str(s.version): s.path for s in self._published if oldest <= s.version < step}
+        samplers = {str(v): path for v, path in self._published.items() if oldest <= v < step}
         facts = {"samplers": samplers} if self._max_lag else {}
         row = self._run.checkpoint(step, saved.path, optimizer_steps=saved.optimizer_steps, **facts)
         self._rows.append(row)
@@ -180,15 +181,15 @@ class Checkpoints:
         """Deletes checkpoints that no rule keeps, and samplers older than `oldest` that none needs."""
         kept = [row for row in self._rows if row in self._rows[-self._cfg.keep_last :] or self._for_good(row)]
         wanted = {row["path"] for row in kept} | {p for row in kept for p in row.get("samplers", {}).values()}
-        wanted |= {sampler.path for sampler in self._published if sampler.version >= oldest}
+        wanted |= {path for version, path in self._published.items() if version >= oldest}
         found = [row["path"] for row in self._rows]
         found += [path for row in self._rows for path in row.get("samplers", {}).values()]
-        found += [sampler.path for sampler in self._published]
+        found += self._published.values()
         for path in dict.fromkeys(found):
             if path not in wanted and path not in self._deleted:
                 self._deleted.add(path)
                 await self._delete(path)
-        self._published = [s for s in self._published if s.version >= oldest]
+        self._published = {v: path for v, path in self._published.items() if v >= oldest}
 
     def _for_good(self, row: dict[str, Any]) -> bool:
         return self._cfg.keep_every > 0 and row["step"] % self._cfg.keep_every == 0
