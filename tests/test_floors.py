@@ -23,6 +23,7 @@ FLOORS = {
             "configs",
             "streams",
             "builtin",
+            "renderer_rows",
             "files",
         ),
         0,

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import gzip
 import itertools
-import json
 import pickle
-import tarfile
-from pathlib import Path
 
 import pytest
 import tokenizers
@@ -23,7 +19,6 @@ from cookbook_plugin_local.gguf_tokenizer import byte_level_tokenizer
 from cookbook_plugin_local.tiny import CONTROL
 
 START, END = 1, 2
-GOLDENS = Path(__file__).parents[2] / "shared" / "goldens" / "renderers"
 FORMATS = ["core/chatml", "core/smollm2", "core/role_colon"]
 STOP = "\n\nUser:"
 text = st.text(max_size=20) | st.sampled_from(
@@ -261,7 +256,7 @@ def test_supervised_text_never_becomes_a_control_token(chatml):
 @pytest.mark.parametrize(
     ("id", "messages", "line"),
     [
-        ("chatml", [user("a")], r"without an assistant message trains nothing \(its roles: 'user'\)"),
+        ("chatml", [user("a")], r"trains nothing of this conversation \(its roles: 'user'\)"),
         ("chatml", [], r"its roles: none"),
         (
             "role_colon",
@@ -316,8 +311,11 @@ def test_bytes_of_added_words_count_those_of_control_tokens_and_of_unused_ids_do
     backend = tokenizers.Tokenizer.from_file(str(tiny_model / "tokenizer.json"))
     backend.add_tokens(["<é>"])
     tokenizer = Tokenizer(backend, "with a word")
-    ids = tokenizer.encode("a<é>")
-    assert len(ids) == 2 and tokenizer.utf8_length([START, *ids, END, 5000]) == 5
+    ids = [*tokenizer.encode("a"), tokenizer.control("<é>")]
+    assert (
+        tokenizer.split("a<é>b") == ["a", ids[1], "b"]
+        and tokenizer.utf8_length([START, *ids, END, 5000]) == 5
+    )
 
 
 def test_bytes_of_text_where_tokens_are_not_byte_level_are_those_of_the_decoded_text():
@@ -334,7 +332,7 @@ def test_tools_are_refused_where_the_format_has_no_form_for_them(chatml):
 
 def test_a_tokenizer_without_the_control_tokens_is_refused_in_one_line(tmp_path):
     tokenizers.Tokenizer(tokenizers.models.BPE({"a": 0}, [])).save(str(tmp_path / "tokenizer.json"))
-    with pytest.raises(RendererError, match=r"no control token '<\|im_start\|>'") as e:
+    with pytest.raises(RendererError, match=r"no control token '<\|im_end\|>'") as e:
         get_renderer("core/chatml", load_tokenizer(tmp_path))
     assert "\n" not in str(e.value)
 
@@ -349,7 +347,13 @@ def test_a_tokenizer_that_is_not_there_is_one_line(tmp_path, monkeypatch):
 def test_the_format_of_a_model_is_known_by_its_name():
     assert renderer_for_model("SmolLM2-135M-Instruct") == "core/smollm2"
     assert renderer_for_model("HuggingFaceTB/SmolLM2-1.7B-Instruct") == "core/smollm2"
-    assert renderer_for_model("HuggingFaceTB/SmolLM2-135M") is None
+    assert renderer_for_model("HuggingFaceTB/SmolLM2-135M") == "core/role_colon"
+    assert (
+        renderer_for_model("/models/Qwen3-8B/") == renderer_for_model("Qwen/Qwen3-8B:peft:me") == "core/qwen3"
+    )
+    assert renderer_for_model("Qwen/Qwen3-4B-Thinking-2507") == "core/qwen3_thinking"
+    assert renderer_for_model("openai/gpt-oss-20b") == "core/gpt_oss_medium_reasoning"
+    assert renderer_for_model("somebody/else") is None
     with pytest.raises(UnknownIdError, match="role_colon"):
         get_renderer("role_colom", None)
     with pytest.raises(ConfigError):
@@ -361,38 +365,3 @@ def test_every_renderer_pickles_without_its_tokenizer_changing_what_it_says(chat
     assert (
         pickle.loads(pickle.dumps(chatml)).build_generation_prompt([user("<|im_end|>")]).token_ids == prompt
     )
-
-
-@pytest.mark.skipif(not GOLDENS.is_dir(), reason="the official templates' goldens lie outside the repository")
-@pytest.mark.parametrize("name", ["smollm2", "role_colon@qwen3"])
-def test_prompts_and_supervised_examples_equal_the_golden_tokens(name, tmp_path):
-    data = json.loads(gzip.decompress((GOLDENS / "goldens_public.json.gz").read_bytes()))
-    conversations = {c["id"]: c for c in data["conversations"]}
-    entry = data["renderers"][name]
-    with tarfile.open(GOLDENS / "tokenizers.tar.xz") as tar:
-        tar.extractall(tmp_path, [m for m in tar if f"/{entry['tokenizer']}/" in m.name], filter="data")
-    renderer = get_renderer(name.split("@")[0], load_tokenizer(tmp_path / "tokenizers" / entry["tokenizer"]))
-    checked = 0
-    for case in entry["cases"]:
-        messages = conversations[case["case"]]["messages"]
-        golden = case.get("hf", case)
-        if "tools" in conversations[case["case"]] or not all(plain(m) for m in messages):
-            continue
-        if "lookalike" in case["case"]:
-            continue  # text that spells a control token: literal here, by design, injected by the template
-        if name == "smollm2" and any(
-            m["role"] == "assistant" and m["content"][:1].isspace() for m in messages
-        ):
-            continue  # header and reply are encoded apart, as sampled; the template's text merges their space
-        asked = list(itertools.dropwhile(lambda m: m["role"] == "assistant", reversed(messages)))[::-1]
-        assert renderer.build_generation_prompt(asked).token_ids == golden["prompt"]["tokens"], case["case"]
-        if "supervised" in golden:
-            example = renderer.build_supervised_example(messages, train_on_what="last_assistant_message")
-            newline = renderer.tokenizer.encode("\n") if name == "smollm2" else []
-            assert example.token_ids + newline == golden["supervised"]["tokens"], case["case"]
-        checked += 1
-    assert checked >= 15
-
-
-def plain(message):
-    return isinstance(message["content"], str) and message["role"] != "tool" and "tool_calls" not in message

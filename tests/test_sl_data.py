@@ -120,10 +120,14 @@ def test_rows_without_a_length_are_read_only_as_far_as_needed():
 @pytest.mark.parametrize(
     ("row", "line"),
     [
-        ([{"role": "user", "content": "?"}], "RendererError: a conversation without an assistant"),
-        ([{"role": "assistant"}], "KeyError: 'content'"),
-        ([{"role": "assistant", "content": None}], "TypeError"),
-        (["hello"], "TypeError"),
+        ([{"role": "user", "content": "?"}], "RendererError: .* trains nothing of this conversation"),
+        ([{"role": "assistant"}], "RendererError: messages.0. is {'role': 'assistant'}, not"),
+        ([{"role": "assistant", "content": None}], "RendererError: messages.0."),
+        (["hello"], "RendererError: messages.0. is 'hello', not {'role': "),
+        (
+            [{"role": "assistant", "content": [{"type": "audio"}]}],
+            "RendererError: .* has the part {'type': 'audio'}",
+        ),
     ],
 )
 def test_a_conversation_that_can_not_be_said_is_named_by_its_number(tiny_model, chatml, row, line):

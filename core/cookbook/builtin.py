@@ -3,21 +3,9 @@
 from __future__ import annotations
 
 from .hookspecs import Register, hookimpl
+from .renderer_rows import register_renderers, renderer_for_model
 
-
-@hookimpl
-def register_renderers(register: Register) -> None:
-    chatml = "cookbook.rendering.chatml:ChatML"
-    smol = "You are a helpful AI assistant named SmolLM, trained by Hugging Face"
-    register("role_colon", "cookbook.rendering.role_colon:RoleColon", "Plain text: User: ..., Assistant: ...")
-    register("chatml", chatml, "ChatML with no system message of its own")
-    register("smollm2", chatml, "SmolLM2 Instruct, as its template", options={"default_system": smol})
-
-
-@hookimpl
-def renderer_for_model(model: str) -> str | None:
-    name = model.rstrip("/").rsplit("/", 1)[-1].lower()
-    return "core/smollm2" if name.startswith("smollm2") and "instruct" in name else None
+__all__ = ["register_backends", "register_recipes", "register_renderers", "renderer_for_model"]
 
 
 @hookimpl

@@ -214,7 +214,7 @@ class RLConfig(TrainConfig):
         """The first batch as it would be sampled, and what a step costs; trains nothing."""
         order = Order(self)
         tasks_P = [order.task(0, group) for group in range(self.played)]
-        return await preview(self.render()[1], tasks_P, self.group_size, self.max_tokens)
+        return await preview(self.render(), tasks_P, self.group_size, self.max_tokens)
 
 
 @dataclass(frozen=True, slots=True)

@@ -279,6 +279,12 @@ def weights_of(name: str) -> str:
     return rows[step or list(rows)[-1]]
 
 
+def record_of(name: str) -> dict[str, Any]:
+    """The record of the run that saved weights are of, named as in `weights_of`; {} for tinker://..., which
+    doesn't say. Raises `UnknownIdError` for a run that isn't there."""
+    return {} if name.startswith("tinker://") else read_record(find_run(name.partition("@")[0]))
+
+
 def read_record(folder: Path) -> dict[str, Any]:
     """The record of a run; of one that was damaged, just the keys that every record has."""
     blank = {"status": "unreadable", "started": "", "last_step": ""}

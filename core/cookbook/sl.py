@@ -94,7 +94,7 @@ class SLConfig(TrainConfig):
 
     async def dry_run(self) -> str:
         """The first conversation as it is trained on, and what a step costs; trains nothing."""
-        renderer = self.render()[1]
+        renderer = self.render()
         conversations = Conversations(self, rows_of(self.data, "train"), renderer)
         return preview_examples(renderer, conversations.batch(0), conversations.steps)
 
@@ -213,7 +213,7 @@ class Conversations:
             rendered = self._renderer.build_supervised_example(
                 self._rows[i], train_on_what=self._cfg.train_on
             )
-        except (RendererError, KeyError, TypeError) as e:
+        except RendererError as e:
             raise ConfigError(f"conversation {i} (from 0): {type(e).__name__}: {e}") from e
         return to_example(rendered, self._max_length)
 

@@ -3,8 +3,9 @@ weights come from, and their checkpoints."""
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, Literal
 
@@ -17,7 +18,7 @@ from .errors import BackendError, ConfigError
 from .kinds import BackendConfig, TrackerConfig
 from .registry import find, renderer_for_model
 from .rendering import Renderer, get_renderer
-from .runs import CHECKPOINTS, Run, log, read_rows, weights_of
+from .runs import CHECKPOINTS, Run, log, read_rows, record_of, weights_of
 
 
 @chz.chz(typecheck=True)
@@ -28,7 +29,12 @@ class TrainConfig:
     backend: BackendConfig = chz.field(
         meta_factory=by_id("backend", default="core/tinker"), doc="where sampling and training happen"
     )
-    renderer: str = chz.field(default="auto", doc="the chat format's id; auto: the model's own")
+    renderer: str = chz.field(
+        default="auto", doc="the chat format's id; auto: the loaded run's, or the model's own"
+    )
+    renderer_options: str = chz.field(
+        default="", doc='more of its options, JSON: {"current_date": "2026-01-31"}'
+    )
     seed: int = chz.field(default=0, doc="of the data order, the sampling and the LoRA's first weights")
     load: str = chz.field(
         default="", doc="weights to begin with, under a fresh optimizer: a run, RUN@STEP, or tinker://..."
@@ -90,18 +96,25 @@ class TrainConfig:
         """Whether there is a checkpoint after so many batches."""
         return step == steps or (self.save_every > 0 and step % self.save_every == 0)
 
-    def render(self) -> tuple[str, Renderer]:
-        """The renderer's id and the renderer; `auto` is resolved here, once."""
-        id = self.renderer
-        if id == "auto":
-            found = renderer_for_model(self.model)
-            if found is None:
-                raise ConfigError(
-                    f"no plugin knows the chat format of model {self.model!r}: give renderer=..., "
-                    "`cookbook list renderer` shows them"
-                )
-            id = found
-        return id, get_renderer(id, self.backend.tokenizer(self.model))
+    def render(self, recorded: Mapping[str, Any] | None = None) -> Renderer:
+        """The renderer; `auto` is resolved here, once. recorded: what the record of this run says of it,
+        which a run that goes on keeps."""
+        tokenizer = self.backend.tokenizer(self.model)
+        if recorded:
+            return get_renderer(recorded["id"], tokenizer, **recorded["options"])
+        options = _json_object("renderer_options", self.renderer_options)
+        if self.renderer != "auto":
+            return get_renderer(self.renderer, tokenizer, **options)
+        loaded = record_of(self.load).get("renderer") if self.load else None
+        if loaded:
+            return get_renderer(loaded["id"], tokenizer, **{**loaded["options"], **options})
+        found = renderer_for_model(self.model)
+        if found is None:
+            raise ConfigError(
+                f"no plugin knows the chat format of model {self.model!r}: give renderer=..., renderer=hf "
+                "for the model's own template; `cookbook list renderer` shows them"
+            )
+        return get_renderer(found, tokenizer, **options)
 
     @asynccontextmanager
     async def connect(self, run: Run) -> AsyncIterator[tuple[Any, Any, Renderer, dict[str, Any]]]:
@@ -112,10 +125,14 @@ class TrainConfig:
         with plain_errors(), self.backend.connect(run.folder) as service:
             with told("asking the backend for a model to train"):
                 client = await self._training_client(service, run, loaded)
-            id, renderer = self.render()
-            row = find("renderer", id)
+            renderer = self.render(run.record.get("renderer"))
+            row = find("renderer", renderer.id)
             facts: dict[str, Any] = {"backend": self.backend.describe()}
-            facts["renderer"] = {"id": row.id, "options": row.options, "from": f"{row.dist} {row.version}"}
+            facts["renderer"] = {
+                "id": row.id,
+                "options": renderer.options,
+                "from": f"{row.dist} {row.version}",
+            }
             if loaded:
                 facts["loaded"] = loaded
             yield service, client, renderer, facts
@@ -127,6 +144,16 @@ class TrainConfig:
         if loaded:
             return await service.create_training_client_from_state(loaded)
         return await service.create_lora_training_client(self.model, rank=self.lora_rank, seed=self.seed)
+
+
+def _json_object(name: str, text: str) -> dict[str, Any]:
+    try:
+        value = json.loads(text) if text else {}
+    except ValueError as e:
+        raise ConfigError(f"{name}={text!r} is no JSON: {e}") from None
+    if not isinstance(value, dict):
+        raise ConfigError(f"{name}={text!r} is no JSON object, {{...}}")
+    return value
 
 
 class Checkpoints:

@@ -11,7 +11,7 @@ import math
 import numbers
 from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol, TypedDict, runtime_checkable
+from typing import Any, Literal, NotRequired, Protocol, TypedDict, runtime_checkable
 
 from . import registry
 from .errors import EnvError
@@ -22,10 +22,26 @@ StopReason = Literal[
 
 
 class Message(TypedDict):
-    """One chat message. `role` is "system", "user" or "assistant"."""
+    """One chat message.
+
+    role: "system", "user", "assistant" or "tool". content: a text, and a reply's always is; or a list of
+    parts, {"type": "text", "text"}, {"type": "thinking", "thinking"} (an assistant's reasoning) and
+    {"type": "image", "image": data URI, file or bytes}.
+    reasoning_content: an assistant's reasoning, as a text. tool_calls: in OpenAI's form, {"id", "type":
+    "function", "function": {"name", "arguments": JSON text}}; a reply keeps the JSON as the model wrote it.
+    unparsed_tool_calls: of a reply, what was meant as a call and isn't one: {"text", "reason"}.
+    tool_call_id, name: of the call that a tool's message answers. trainable: for
+    train_on_what="customized".
+    """
 
     role: str
-    content: str
+    content: Any
+    reasoning_content: NotRequired[str]
+    tool_calls: NotRequired[Sequence[Mapping[str, Any]]]
+    unparsed_tool_calls: NotRequired[Sequence[Mapping[str, str]]]
+    tool_call_id: NotRequired[str]
+    name: NotRequired[str]
+    trainable: NotRequired[bool]
 
 
 @dataclass(frozen=True, slots=True)

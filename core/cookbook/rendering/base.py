@@ -3,74 +3,114 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Iterator, Mapping, Sequence
+import inspect
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from .. import registry
 from ..errors import RendererError
 from ..types import Message
+from .draft import Draft, Encoder, Rendered
+from .messages import Plain, plain
 from .tokenizers import Tokenizer
 
-TrainOnWhat = Literal["last_assistant_message", "all_assistant_messages"]
-"""Which messages of a conversation a supervised example trains."""
+TrainOnWhat = Literal[
+    "last_assistant_message",
+    "last_assistant_turn",
+    "all_assistant_messages",
+    "all_messages",
+    "all_tokens",
+    "all_user_and_system_messages",
+    "customized",
+]
+"""Which messages of a conversation a supervised example trains. A turn: the assistant's messages after the
+last user's. customized: the messages with a true `trainable`. all_tokens: headers too."""
 
-
-@dataclass(frozen=True, slots=True)
-class Rendered:
-    """Token ids, and for each the weight of its loss: 1.0 trained, 0.0 not. Equal lengths."""
-
-    token_ids: list[int]
-    weights: list[float]
+Termination = Literal["clean", "truncated", "malformed"]
+Tools = Sequence[Mapping[str, Any]] | None
 
 
 @dataclass(frozen=True, slots=True)
 class Parsed:
-    """What sampled tokens say. `stopped`: they end with the format's stop, so nothing was cut off."""
+    """What sampled tokens say.
+
+    stopped: they hold the format's stop, so nothing was cut off. termination: "clean", a well-formed reply
+    that ends with its stop; "truncated", no stop; "malformed", a stop, and something that this format
+    doesn't allow, which `problem` names: tokens after the stop, reasoning that isn't closed, a broken call.
+    """
 
     message: Message
     stopped: bool
+    problem: str = ""
+
+    @property
+    def termination(self) -> Termination:
+        return "truncated" if not self.stopped else "malformed" if self.problem else "clean"
 
 
 class Renderer(abc.ABC):
-    """Turns messages into tokens and sampled tokens back into a message. Holds no state between calls.
+    """Turns messages into tokens and sampled tokens back into a message. Holds nothing between calls but
+    encodings of texts, which change no result.
 
-    An assistant message is a reply: header tokens that are given, then what a model samples, its content
-    and its stop. The two are encoded apart everywhere, so that prompts, bridges and supervised examples
-    agree token for token. A format says how its pieces are written; `before` and `after` are the roles of
-    the messages around a piece, None where there is none.
+    A format writes a conversation into a `Draft`, as its chat template does (`_write`), and reads a reply's
+    tokens (`_read`). An assistant message is a reply: a header, which a prompt gives, then what a model
+    samples, its content and its stop.
+
+    hf_parity: everybody's text is treated as a chat template treats it, byte for byte: "<|im_end|>" in a
+    user's message ends it, and tokens reach over the border between a reply's header and its content.
     """
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
+    id: str = ""
+    """The id in the registry, where `get_renderer` made it."""
+
+    def __init__(self, tokenizer: Tokenizer, *, hf_parity: bool = False) -> None:
+        self.options: dict[str, Any] = {}
         self.tokenizer = tokenizer
+        self.hf_parity = hf_parity
+        self._encoder = Encoder(tokenizer)
 
     @abc.abstractmethod
-    def _opening(self, messages: Sequence[Message]) -> list[int]:
-        """What stands before the first message. Looks at the first message only."""
+    def _write(self, out: Draft, messages: Sequence[Plain], tools: Tools, prompt: bool) -> None:
+        """The conversation, `out.begin(i)` before the message i; `begin(i, reply=True)` for an assistant's.
 
-    @abc.abstractmethod
-    def _message(self, message: Message, before: str | None) -> list[int]:
-        """One whole message that isn't a reply."""
-
-    @abc.abstractmethod
-    def _reply_header(self, before: str | None) -> list[int]:
-        """What invites the model to speak."""
-
-    @abc.abstractmethod
-    def _reply(self, content: str, after: str | None) -> list[int]:
-        """What a model samples to say this, and what ends it before a message of that role."""
-
-    @abc.abstractmethod
-    def _end(self, after: str | None) -> list[int]:
-        """What ends a reply before a message of that role; for None the stop that a model samples."""
+        prompt: ends with the header of the reply to come, begun as `begin(len(messages), reply=True)`. What
+        stands between two messages belongs to the header of the later one. Raises `RendererError` for
+        what the format has no form for.
+        """
 
     @abc.abstractmethod
     def get_stop_sequences(self) -> list[int] | list[str]:
         """Token ids, or strings, that end a reply; the reply's tokens contain them."""
 
     @abc.abstractmethod
-    def parse_response(self, token_ids: Sequence[int], *, prompt_ids: Sequence[int] | None = None) -> Parsed:
-        """The reply as a message. Never raises on any token list."""
+    def _read(
+        self, token_ids: list[int], prompt_ids: Sequence[int], stop: int | None, tools: Tools
+    ) -> tuple[Message, str]:
+        """The message that a reply's tokens, up to its stop and without it, say; and what is wrong with it,
+        or "". prompt_ids: what it was sampled after, empty where nobody says. Never raises."""
+
+    def _edits(self, token_ids: Sequence[int], messages: Sequence[Plain]) -> bool:
+        """Whether the format writes the tokens so far otherwise once these messages follow them."""
+        return False
+
+    def parse_response(
+        self, token_ids: Sequence[int], *, prompt_ids: Sequence[int] | None = None, tools: Tools = None
+    ) -> Parsed:
+        """The reply as a message. Never raises on any token list.
+
+        prompt_ids: the tokens it was sampled after, which may have begun it (a "<think>", say).
+        tools: what was declared; formats that don't write the types of arguments take them from here.
+        """
+        ids = list(token_ids)
+        stops = self.get_stop_sequences()
+        ends = [i for i, id in enumerate(ids) if id in stops]
+        if not ends:
+            return Parsed(self._read(ids, prompt_ids or (), None, tools)[0], False)
+        message, problem = self._read(ids[: ends[0]], prompt_ids or (), ids[ends[0]], tools)
+        if ends[0] + 1 < len(ids):
+            problem = f"{len(ids) - ends[0] - 1} tokens after the stop"
+        return Parsed(message, True, problem)
 
     def bridge(
         self, token_ids: Sequence[int], stopped: bool, messages: Sequence[Message]
@@ -78,112 +118,161 @@ class Renderer(abc.ABC):
         """What to append to an episode's tokens, which end with a reply, to go on with `messages`.
 
         Never re-encodes what was sampled. A reply that was cut off gets its stop here. None where the
-        format can't extend.
+        format can't extend: it edits what came before, or a stop that was sampled can't stand there.
         """
-        after = messages[0]["role"] if messages else "assistant"
-        if stopped and not self._goes_on(after):
+        plains = [plain(message, f"messages[{i}]") for i, message in enumerate(messages)]
+        if self._edits(token_ids, plains):
             return None
-        return ([] if stopped else self._end(after)) + self._up_to_reply(messages, "assistant")
+        before = self._before(token_ids)
+        origin = (len(before) - 1, "stop")
+        out = self._draft()
+        self._write(out, [*before, *plains], None, prompt=True)
+        stop = [i for i, piece in enumerate(out.pieces) if piece.origin == origin]
+        alone = self._draft()
+        self._write(alone, before, None, prompt=False)
+        sampled = [piece.what for piece in alone.pieces if piece.origin == origin]
+        if stopped and [out.pieces[i].what for i in stop] != sampled:
+            return None
+        return self._encoder.render(out, stop[-1] + 1 if stopped else stop[0]).token_ids
+
+    def _before(self, token_ids: Sequence[int]) -> list[Plain]:
+        """What stands for the conversation so far, whose tokens these are, when a bridge is written: messages
+        whose last is a reply."""
+        return [Plain("assistant")]
 
     def build_generation_prompt(
         self,
         messages: Sequence[Message],
         *,
-        tools: Sequence[Mapping[str, Any]] | None = None,
+        tools: Tools = None,
         prefill: str | None = None,
     ) -> Rendered:
         """The tokens to sample a reply after; all of weight 0.
 
-        Raises `RendererError` for tools where the format has no form for them.
+        tools: declarations, {"name", "description", "parameters": JSON schema}, also in OpenAI's wrapping.
+        prefill: how the reply begins; control tokens in it are what they are called.
+        Raises `RendererError` for what the format has no form for, tools or an image, say.
         """
-        self._refuse(tools)
-        ids = self._opening(messages) + self._up_to_reply(messages, None)
+        out = self._draft()
+        self._write(out, self._plains(messages), tools or None, prompt=True)
         if prefill:
-            ids += self.tokenizer.encode(prefill)
-        return Rendered(ids, [0.0] * len(ids))
+            out.begin(len(messages), reply=True)
+            out.border()
+            out.own(prefill)
+        return self._encoder.render(out)
 
     def build_supervised_example(
         self,
         messages: Sequence[Message],
         *,
         train_on_what: TrainOnWhat = "all_assistant_messages",
-        tools: Sequence[Mapping[str, Any]] | None = None,
+        tools: Tools = None,
     ) -> Rendered:
-        """A whole conversation: weight 1 on what a model samples in the trained messages, their stops
-        included, 0 on all else.
+        """A whole conversation: weight 1 on the content and the stop of the trained messages, 0 on all else.
 
-        The tokens before the content of the trained message i equal `build_generation_prompt(messages[:i])`.
-        Raises `RendererError` where no message is to be trained, for a trained message that a model
-        can't say or stop after in this format, and for tools where the format has no form for them.
+        The tokens before what a model says in the last message equal the prompt to it. Where a format
+        edits history, an earlier message stands as history has it: `build_supervised_examples` trains each
+        as it was said. Raises `RendererError` where nothing is to be trained, for a trained message that a
+        model can't say in this format, and for what the format has no form for.
         """
-        self._refuse(tools)
-        trained = self._trained(messages, train_on_what)
-        ids = self._opening(messages)
-        weights = [0.0] * len(ids)
-        for i, (given, said) in enumerate(self._pieces(messages, None)):
-            ids += given + said
-            weights += [0.0] * len(given) + [float(i in trained)] * len(said)
-        return Rendered(ids, weights)
+        plains = self._plains(messages)
+        return self._supervised(plains, self._trained(plains, train_on_what), tools)
 
-    def _pieces(
-        self, messages: Sequence[Message], start: str | None
-    ) -> Iterator[tuple[list[int], list[int]]]:
-        """For each message the tokens that are given, then those that a model says. They stand after a
-        message of the role `start`."""
-        roles = [start, *(message["role"] for message in messages), None]
-        for message, before, after in zip(messages, roles[:-2], roles[2:], strict=True):
-            if message["role"] == "assistant":
-                yield self._reply_header(before), self._reply(message["content"], after)
-            else:
-                yield self._message(message, before), []
+    def build_supervised_examples(
+        self,
+        messages: Sequence[Message],
+        *,
+        train_on_what: TrainOnWhat = "all_assistant_messages",
+        tools: Tools = None,
+    ) -> list[Rendered]:
+        """The same training as examples in which every trained reply stands after the prompt that it would be
+        sampled after: one, where the format keeps history as it was said, else as few as it can be.
 
-    def _up_to_reply(self, messages: Sequence[Message], before: str | None) -> list[int]:
-        """The messages, which stand after one of the role `before`, and the header of the reply to them."""
-        *history, (header, _) = self._pieces([*messages, Message(role="assistant", content="")], before)
-        return [id for given, said in history for id in given + said] + header
+        Trains each reply once. What isn't about replies (`all_messages`, say) is always one example.
+        """
+        plains = self._plains(messages)
+        trained = self._trained(plains, train_on_what)
+        if trained is None or any(plains[i].role != "assistant" for i in trained):
+            return [self._supervised(plains, trained, tools)]
+        examples: list[Rendered] = []
+        for i in trained:
+            example = self._supervised(plains[: i + 1], [i], tools)
+            if examples and _begins(example, earlier := examples[-1]):
+                weights = [*earlier.weights, *example.weights[len(earlier.weights) :]]
+                example = Rendered(example.token_ids, weights, example.runs, example.tokenizer)
+                examples.pop()
+            examples.append(example)
+        return examples
 
-    def _goes_on(self, after: str | None) -> bool:
-        """Whether a message of that role can follow the stop that a model samples."""
-        return self._end(after) == self._end(None)
+    def _supervised(self, plains: Sequence[Plain], trained: list[int] | None, tools: Tools) -> Rendered:
+        out = Draft(self.tokenizer, self.hf_parity, trained)
+        self._write(out, plains, tools or None, prompt=False)
+        return self._encoder.render(out)
 
-    def _trained(self, messages: Sequence[Message], train_on_what: TrainOnWhat) -> list[int]:
-        """The places of the trained messages. Raises `RendererError` for what can't be trained."""
+    def _draft(self) -> Draft:
+        return Draft(self.tokenizer, self.hf_parity)
+
+    def _plains(self, messages: Sequence[Message]) -> list[Plain]:
+        return [plain(message, f"messages[{i}]") for i, message in enumerate(messages)]
+
+    def _trained(self, plains: Sequence[Plain], train_on_what: TrainOnWhat) -> list[int] | None:
+        """The places of the trained messages; None: all tokens. Raises `RendererError` for none, and for
+        a reply that can't be trained."""
         if train_on_what not in get_args(TrainOnWhat):
             raise RendererError(f"train_on_what={train_on_what!r}: it is one of {get_args(TrainOnWhat)}")
-        replies = [i for i, message in enumerate(messages) if message["role"] == "assistant"]
-        if not replies:
-            roles = ", ".join(repr(message["role"]) for message in messages) or "none"
+        if train_on_what == "all_tokens":
+            return None
+        trained = _chosen(plains, train_on_what)
+        if not trained:
+            roles = ", ".join(repr(message.role) for message in plains) or "none"
             raise RendererError(
-                f"a conversation without an assistant message trains nothing (its roles: {roles}); "
+                f"train_on_what={train_on_what!r} trains nothing of this conversation (its roles: {roles}); "
                 "leave it out, or give the reply the role 'assistant'"
             )
-        trained = replies[-1:] if train_on_what == "last_assistant_message" else replies
         for i in trained:
-            self._check_trained(messages, i)
+            if plains[i].role == "assistant":
+                self._check_trained(plains, i)
         return trained
 
-    def _check_trained(self, messages: Sequence[Message], i: int) -> None:
-        """A trained message must be what sampling can give, and what comes next must fit its stop."""
-        stops = self.get_stop_sequences()
-        where = f"{type(self).__name__}: messages[{i}], a trained assistant message,"
-        for stop in stops:
-            if isinstance(stop, str) and stop in messages[i]["content"]:
-                raise RendererError(
-                    f"{where} contains the stop {stop!r}, where sampling would end; leave the conversation "
-                    "out, or choose another renderer=..."
-                )
-        after = messages[i + 1]["role"] if i + 1 < len(messages) else None
-        if not self._goes_on(after):
-            raise RendererError(
-                f"{where} ends with the stop {stops[0]!r}, which no {after!r} message can follow; put a "
-                "'user' message between them, leave the conversation out, or choose another renderer=..."
-            )
+    def _check_trained(self, plains: Sequence[Plain], i: int) -> None:
+        """Raises `RendererError` for a reply that can't be sampled in this format."""
 
-    def _refuse(self, tools: Sequence[Mapping[str, Any]] | None) -> None:
-        if tools:
-            raise RendererError(f"{type(self).__name__} has no form for tools; choose another renderer=...")
+
+def _chosen(plains: Sequence[Plain], train_on_what: TrainOnWhat) -> list[int]:
+    roles = [message.role for message in plains]
+    replies = [i for i, role in enumerate(roles) if role == "assistant"]
+    match train_on_what:
+        case "last_assistant_message":
+            return replies[-1:]
+        case "last_assistant_turn":
+            after = max([i for i, role in enumerate(roles) if role == "user"], default=-1)
+            return [i for i in replies if i > after]
+        case "all_assistant_messages":
+            return replies
+        case "all_user_and_system_messages":
+            return [i for i, role in enumerate(roles) if role in ("user", "system")]
+        case "customized":
+            return [i for i, message in enumerate(plains) if message.trainable]
+        case _:
+            return list(range(len(roles)))
+
+
+def _begins(example: Rendered, earlier: Rendered) -> bool:
+    return example.token_ids[: len(earlier.token_ids)] == earlier.token_ids
 
 
 def get_renderer(id: str, tokenizer: Tokenizer, **options: Any) -> Renderer:
-    """A registered renderer for this tokenizer. Raises `UnknownIdError`, `PluginError`, `RendererError`."""
-    return registry.find("renderer", id).load()(tokenizer, **options)
+    """A registered renderer for this tokenizer; it says which it is (`id`) and what made it so (`options`).
+
+    Raises `UnknownIdError`, `PluginError`, and `RendererError` for an option that it doesn't take.
+    """
+    row = registry.find("renderer", id)
+    target = row.load()
+    try:
+        inspect.signature(target).bind(tokenizer, **options)
+    except TypeError as e:
+        raise RendererError(f"renderer {row.id}: {e}; `cookbook show {row.id}` lists its options") from None
+    renderer: Renderer = target(tokenizer, **options)
+    renderer.id = row.id
+    renderer.options = {**row.options, **options, **renderer.options}
+    return renderer

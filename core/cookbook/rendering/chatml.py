@@ -4,48 +4,46 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from ..errors import RendererError
 from ..types import Message
-from .base import Parsed, Renderer
+from .base import Renderer, Tools
+from .draft import Draft
+from .messages import Plain, only_text
 from .tokenizers import Tokenizer
 
 
 class ChatML(Renderer):
     """default_system: the system message that the format puts first where a conversation has none."""
 
-    def __init__(self, tokenizer: Tokenizer, *, default_system: str | None = None) -> None:
-        super().__init__(tokenizer)
+    def __init__(
+        self, tokenizer: Tokenizer, *, default_system: str | None = None, hf_parity: bool = False
+    ) -> None:
+        super().__init__(tokenizer, hf_parity=hf_parity)
         self.default_system = default_system
-        self.start, self.end = tokenizer.control("<|im_start|>"), tokenizer.control("<|im_end|>")
-        self.newline = tokenizer.encode("\n")
+        self._stops = [tokenizer.control("<|im_end|>")]
+        tokenizer.control("<|im_start|>")
 
-    def _opening(self, messages: Sequence[Message]) -> list[int]:
-        has_system = bool(messages) and messages[0]["role"] == "system"
-        if self.default_system is None or has_system:
-            return []
-        system = Message(role="system", content=self.default_system)
-        return self._message(system, None) + self.newline
-
-    def _message(self, message: Message, before: str | None) -> list[int]:
-        text = f"{message['role']}\n{message['content']}"
-        return [*self._start(before), *self.tokenizer.encode(text), self.end]
-
-    def _reply_header(self, before: str | None) -> list[int]:
-        return [*self._start(before), *self.tokenizer.encode("assistant\n")]
-
-    def _start(self, before: str | None) -> list[int]:
-        return [self.start] if before is None else [*self.newline, self.start]
-
-    def _reply(self, content: str, after: str | None) -> list[int]:
-        return [*self.tokenizer.encode(content), self.end]
-
-    def _end(self, after: str | None) -> list[int]:
-        return [self.end]
+    def _write(self, out: Draft, messages: Sequence[Plain], tools: Tools, prompt: bool) -> None:
+        if tools and not self.hf_parity:  # the template passes over them
+            raise RendererError("ChatML has no form for tools; choose another renderer=...")
+        between = ""
+        if self.default_system is not None and not (messages and messages[0].role == "system"):
+            out.header(f"<|im_start|>system\n{self.default_system}<|im_end|>")
+            between = "\n"
+        for i, message in enumerate(messages):
+            out.begin(i, reply=message.role == "assistant")
+            out.header(f"{between}<|im_start|>{message.role}\n")
+            out.text(message.text if self.hf_parity else only_text(message, "ChatML"))
+            out.stop("<|im_end|>")
+            between = "\n"
+        if prompt:
+            out.begin(len(messages), reply=True)
+            out.header(f"{between}<|im_start|>assistant\n")
 
     def get_stop_sequences(self) -> list[int]:
-        return [self.end]
+        return self._stops
 
-    def parse_response(self, token_ids: Sequence[int], *, prompt_ids: Sequence[int] | None = None) -> Parsed:
-        ids = list(token_ids)
-        stopped = self.end in ids
-        text = self.tokenizer.decode(ids[: ids.index(self.end)] if stopped else ids)
-        return Parsed(Message(role="assistant", content=text), stopped)
+    def _read(
+        self, token_ids: list[int], prompt_ids: Sequence[int], stop: int | None, tools: Tools
+    ) -> tuple[Message, str]:
+        return Message(role="assistant", content=self.tokenizer.decode(token_ids)), ""

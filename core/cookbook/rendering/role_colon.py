@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from ..errors import RendererError
 from ..types import Message
-from .base import Parsed, Renderer
+from .base import Parsed, Renderer, Tools
+from .draft import Draft
+from .messages import Plain, only_text
 
 _STOP = "\n\nUser:"
 
@@ -17,32 +20,51 @@ class RoleColon(Renderer):
     sentence and the blank line after it are one token in many vocabularies. Content is parsed stripped.
     """
 
-    def _opening(self, messages: Sequence[Message]) -> list[int]:
-        return list(self.tokenizer.prefix_ids)
-
-    def _message(self, message: Message, before: str | None) -> list[int]:
-        content = self.tokenizer.encode(f" {message['content']}\n\n")
-        if before == "assistant" and message["role"] == "user":
-            return content  # the reply's stop is this message's header
-        return self.tokenizer.encode(f"{message['role'].capitalize()}:") + content
-
-    def _reply_header(self, before: str | None) -> list[int]:
-        return self.tokenizer.encode("Assistant:")
-
-    def _reply(self, content: str, after: str | None) -> list[int]:
-        return self.tokenizer.encode(f" {content}{_ending(after)}")
-
-    def _end(self, after: str | None) -> list[int]:
-        return self.tokenizer.encode(_ending(after))
+    def _write(self, out: Draft, messages: Sequence[Plain], tools: Tools, prompt: bool) -> None:
+        if tools:
+            raise RendererError("RoleColon has no form for tools; choose another renderer=...")
+        out.bos()
+        spoken = False  # the header of the message to come stands there, as the stop of the reply before it
+        for i, message in enumerate(messages):
+            reply = message.role == "assistant"
+            out.begin(i, reply=reply)
+            if not spoken:
+                out.border()
+                out.header(f"{message.role.capitalize()}:")
+            out.border()
+            out.text(f" {only_text(message, 'RoleColon')}")
+            spoken = reply and (i + 1 == len(messages) or messages[i + 1].role == "user")
+            out.stop(_STOP if spoken else "\n\n")
+        if prompt:
+            out.begin(len(messages), reply=True)
+            out.border()
+            out.header("Assistant:")
 
     def get_stop_sequences(self) -> list[str]:
         return [_STOP]
 
-    def parse_response(self, token_ids: Sequence[int], *, prompt_ids: Sequence[int] | None = None) -> Parsed:
-        text, stop, _ = self.tokenizer.decode(token_ids).partition(_STOP)
-        return Parsed(Message(role="assistant", content=text.strip()), bool(stop))
+    def parse_response(
+        self, token_ids: Sequence[int], *, prompt_ids: Sequence[int] | None = None, tools: Tools = None
+    ) -> Parsed:
+        text, stop, rest = self.tokenizer.decode(token_ids).partition(_STOP)
+        problem = f"{len(rest)} characters after the stop" if rest else ""
+        return Parsed(Message(role="assistant", content=text.strip()), bool(stop), problem)
 
+    def _read(
+        self, token_ids: list[int], prompt_ids: Sequence[int], stop: int | None, tools: Tools
+    ) -> tuple[Message, str]:
+        return Message(role="assistant", content=self.tokenizer.decode(token_ids).strip()), ""
 
-def _ending(after: str | None) -> str:
-    """A blank line alone where another than the user speaks next."""
-    return _STOP if after in ("user", None) else "\n\n"
+    def _check_trained(self, plains: Sequence[Plain], i: int) -> None:
+        where = f"RoleColon: messages[{i}], a trained assistant message,"
+        if _STOP in plains[i].text:
+            raise RendererError(
+                f"{where} contains the stop {_STOP!r}, where sampling would end; leave the conversation "
+                "out, or choose another renderer=..."
+            )
+        after = plains[i + 1].role if i + 1 < len(plains) else "user"
+        if after != "user":
+            raise RendererError(
+                f"{where} ends with the stop {_STOP!r}, which no {after!r} message can follow; put a 'user' "
+                "message between them, leave the conversation out, or choose another renderer=..."
+            )

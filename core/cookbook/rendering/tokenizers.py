@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,23 +13,44 @@ if TYPE_CHECKING:
     import tokenizers
 
 
+_BOS = ("<|begin_of_text|>", "<｜begin▁of▁sentence｜>")
+
+
 class Tokenizer:
     """A `tokenizers.Tokenizer` that never turns text into a control token.
 
-    prefix_ids: what the tokenizer itself puts before a text (the BOS of Llama; nothing for most).
+    A control token is every token that was added to the vocabulary, "<|im_end|>" and "<think>" alike.
+    prefix_ids: what stands before a text: what the tokenizer itself puts there, else, where a file doesn't
+    say so, the BOS of Llama 3 and of DeepSeek, whose models have seen no text without; nothing for most.
     """
 
     def __init__(self, backend: tokenizers.Tokenizer, name: str) -> None:
         self.name = name
-        self.prefix_ids: list[int] = backend.encode("", add_special_tokens=True).ids
         self._backend = backend
         self._byte_level = backend.decoder is not None and b'"ByteLevel"' in backend.decoder.__getstate__()
-        added = backend.get_added_tokens_decoder().items()
-        self._added_bytes = {id: 0 if token.special else len(token.content.encode()) for id, token in added}
+        added = backend.get_added_tokens_decoder()
+        self._added_bytes = {
+            id: 0 if token.special else len(token.content.encode()) for id, token in added.items()
+        }
+        self._controls = {token.content: id for id, token in added.items()}
+        known = [self._controls[bos] for bos in _BOS if bos in self._controls]
+        self.prefix_ids: list[int] = backend.encode("", add_special_tokens=True).ids or known
+        longest_first = sorted(self._controls, key=len, reverse=True)
+        self._control = re.compile("|".join(map(re.escape, longest_first)) or "(?!)")
         self._be_literal()
 
     def _be_literal(self) -> None:
-        """ "<|im_end|>" in a text is encoded as those characters. The flag isn't part of a pickle."""
+        """ "<|im_end|>" in a text is encoded as those characters. The library holds back only tokens marked
+        special, so all are marked. Neither flag is part of a pickle."""
+        from tokenizers import AddedToken
+
+        self._backend.add_special_tokens(
+            [
+                AddedToken(token.content, special=True, normalized=token.normalized)
+                for token in self._backend.get_added_tokens_decoder().values()
+                if not token.special
+            ]
+        )
         self._backend.encode_special_tokens = True
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -42,9 +64,40 @@ class Tokenizer:
         """Token ids of literal text, with nothing added."""
         return self._backend.encode(text, add_special_tokens=False).ids
 
+    def encode_with_offsets(self, text: str) -> tuple[list[int], list[int]]:
+        """`encode`, and for each token where in the text it ends, in characters."""
+        encoding = self._backend.encode(text, add_special_tokens=False)
+        return encoding.ids, [end for _, end in encoding.offsets]
+
+    def split(self, text: str) -> list[str | int]:
+        """A text that may hold control tokens: pieces of plain text, and the ids of what stands between."""
+        pieces: list[str | int] = []
+        at = 0
+        for match in self._control.finditer(text):
+            if match.start() > at:
+                pieces.append(text[at : match.start()])
+            pieces.append(self._controls[match.group()])
+            at = match.end()
+        if at < len(text):
+            pieces.append(text[at:])
+        return pieces
+
+    def controls_in(self, text: str) -> Iterator[re.Match[str]]:
+        """Where a text spells control tokens."""
+        return self._control.finditer(text)
+
+    def sub_controls(self, change: Callable[[re.Match[str]], str], text: str) -> str:
+        """The text with each control token that it spells replaced."""
+        return self._control.sub(change, text)
+
     def decode(self, token_ids: Sequence[int]) -> str:
-        """The text, control tokens included; bytes that aren't whole characters become U+FFFD."""
-        return self._backend.decode(list(token_ids), skip_special_tokens=False)
+        """The text, control tokens included; bytes that aren't whole characters become U+FFFD, ids that no
+        token has become nothing."""
+        try:
+            return self._backend.decode(list(token_ids), skip_special_tokens=False)
+        except OverflowError:  # the library takes 32 bits
+            ids = [id for id in token_ids if 0 <= id < 1 << 32]
+            return self._backend.decode(ids, skip_special_tokens=False)
 
     def utf8_length(self, token_ids: Sequence[int]) -> int:
         """How many bytes of text these tokens stand for, UTF-8; control tokens count none.
@@ -62,13 +115,27 @@ class Tokenizer:
 
     def control(self, token: str) -> int:
         """The id of a control token. Raises `RendererError` where the vocabulary lacks it."""
-        id = self._backend.token_to_id(token)
+        id = self._controls.get(token)
         if id is None:
             raise RendererError(
                 f"the tokenizer of {self.name!r} has no control token {token!r}: this chat format isn't "
                 "its own; choose another with renderer=..., `cookbook list renderer` shows them"
             )
         return id
+
+
+def model_file(model: str | Path, name: str) -> Path | None:
+    """A file of a model's folder, or of its repository on the Hugging Face hub; None where there is none."""
+    folder = Path(model)
+    if folder.is_dir():
+        return folder / name if (folder / name).is_file() else None
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(hf_hub_download(str(model), name))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError):
+        return None
 
 
 def load_tokenizer(model: str | Path) -> Tokenizer:

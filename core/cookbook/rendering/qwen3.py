@@ -1,0 +1,146 @@
+"""Qwen3, its instruct and its vision models: ChatML with reasoning in <think> and calls in JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+from ..errors import RendererError
+from ..types import Message
+from .base import Renderer, Tools
+from .draft import Draft
+from .images import Image, qwen_image_tokens
+from .messages import Plain, inline_thinking, last_query
+from .reading import Framing, Tags, opened, read_tagged
+from .tokenizers import Tokenizer
+from .tools import Call, Unparsed, json_calls, openai_tool, to_json
+
+_TOOLS = (
+    "# Tools\n\nYou may call one or more functions to assist with the user query.\n\n"
+    "You are provided with function signatures within <tools></tools> XML tags:\n<tools>",
+    "\n</tools>\n\nFor each function call, return a json object with function name and arguments within "
+    '<tool_call></tool_call> XML tags:\n<tool_call>\n{"name": <function-name>, "arguments": '
+    "<args-json-object>}\n</tool_call>",
+)
+
+
+class Qwen3(Renderer):
+    """thinking: "on", the model reasons before it answers, and what it reasoned is left out once a user has
+    spoken again; "opened", so too, and the prompt opens its reasoning; "off", the prompt gives an empty one;
+    "none", a model that doesn't reason.
+    vision: whether messages may have images."""
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        *,
+        thinking: Literal["on", "opened", "off", "none"] = "on",
+        vision: bool = False,
+        hf_parity: bool = False,
+    ) -> None:
+        super().__init__(tokenizer, hf_parity=hf_parity)
+        self.thinking, self.vision = thinking, vision
+        self._tags = Tags.of(tokenizer, "<think>", "</think>", "<tool_call>", "</tool_call>")
+        self._start, self._end = tokenizer.control("<|im_start|>"), tokenizer.control("<|im_end|>")
+
+    def _write(self, out: Draft, messages: Sequence[Plain], tools: Tools, prompt: bool) -> None:
+        asked = last_query([(message.role, message.text) for message in messages], self.hf_parity)
+        query = len(messages) - 1 if asked is None else asked
+        between = ""
+        first = 0
+        if tools:
+            first = self._write_tools(out, messages, tools)
+            between = "\n"
+        for i, message in enumerate(messages[first:], first):
+            out.begin(i, reply=message.role == "assistant")
+            if message.role == "assistant":
+                out.header(f"{between}<|im_start|>assistant\n")
+                self._write_reply(out, message, i > query, i + 1 == len(messages))
+                out.stop("<|im_end|>")
+            elif message.role == "tool":
+                grouped = i > 0 and messages[i - 1].role == "tool"
+                out.header("" if grouped else f"{between}<|im_start|>user")
+                out.header("\n<tool_response>\n")
+                self._write_parts(out, message)
+                out.stop("\n</tool_response>")
+                if i + 1 == len(messages) or messages[i + 1].role != "tool":
+                    out.stop("<|im_end|>")
+            elif self.hf_parity and self.vision and message.role == "system" and i:
+                continue  # the template of the vision models passes over it
+            elif message.role in ("user", "system"):
+                out.header(f"{between}<|im_start|>{message.role}\n")
+                self._write_parts(out, message)
+                out.stop("<|im_end|>")
+            else:
+                raise RendererError(f"Qwen3 has no form for the role {message.role!r}")
+            between = "\n"
+        if prompt:
+            out.begin(len(messages), reply=True)
+            out.header(f"{between}<|im_start|>assistant\n")
+            out.header({"opened": "<think>\n", "off": "<think>\n\n</think>\n\n"}.get(self.thinking, ""))
+
+    def _write_tools(self, out: Draft, messages: Sequence[Plain], tools: Tools) -> int:
+        """The system message that declares them; returns how many messages it contains."""
+        has_system = bool(messages) and messages[0].role == "system"
+        out.begin(0 if has_system else None)
+        out.header("<|im_start|>system\n")
+        if has_system:
+            self._write_parts(out, messages[0])
+            out.own("\n\n")
+        out.own(_TOOLS[0])
+        for tool in tools or ():
+            out.own("\n")
+            out.text(to_json(openai_tool(tool)))
+        out.own(_TOOLS[1])
+        out.stop("<|im_end|>")
+        return int(has_system)
+
+    def _write_reply(self, out: Draft, message: Plain, current: bool, last: bool) -> None:
+        """current: no user has spoken after it, so that its reasoning stands."""
+        thinking, text = message.thinking, message.text
+        if self.thinking != "none":
+            thinking, text = inline_thinking(message, self.hf_parity)
+        if self.thinking != "none" and current and (last or thinking):
+            self._write_thinking(out, (thinking or "").strip("\n"))
+            out.text(text.lstrip("\n"))
+        else:
+            out.text(text)
+        for n, call in enumerate(message.calls):
+            if text or n:
+                out.own("\n")
+            json_calls.write(out, call)
+
+    def _write_thinking(self, out: Draft, thinking: str) -> None:
+        if self.thinking == "off" and not thinking:
+            out.header("<think>\n\n</think>\n\n")  # the prompt gives it
+            return
+        (out.header if self.thinking == "opened" else out.own)("<think>\n")
+        out.text(thinking)
+        out.own("\n</think>\n\n")
+
+    def _write_parts(self, out: Draft, message: Plain) -> None:
+        for part in message.parts:
+            if isinstance(part, Image):
+                if not self.vision:
+                    raise RendererError("Qwen3 has no form for images; choose core/qwen3_vl, say")
+                out.own("<|vision_start|>")
+                out.image(part, qwen_image_tokens(part))
+                out.own("<|vision_end|>")
+            else:
+                out.text(part)
+
+    def get_stop_sequences(self) -> list[int]:
+        return [self._end]
+
+    def _read(
+        self, token_ids: list[int], prompt_ids: Sequence[int], stop: int | None, tools: Tools
+    ) -> tuple[Message, str]:
+        inside = opened(prompt_ids, self._tags.think, (self._tags.end_think, self._start))
+        return read_tagged(self.tokenizer, self._tags, Framing(), self._read_call, token_ids, inside)
+
+    def _read_call(self, token_ids: list[int]) -> Call | Unparsed:
+        return json_calls.read(self.tokenizer.decode(token_ids))
+
+    def _edits(self, token_ids: Sequence[int], messages: Sequence[Plain]) -> bool:
+        """Reasoning is left out once a user has spoken."""
+        return self._tags.think in token_ids and any(message.role == "user" for message in messages)

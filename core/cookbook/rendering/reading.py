@@ -1,0 +1,159 @@
+"""Reading a reply by its token ids: reasoning and calls stand between control tokens, so text that only looks
+like them is text."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ..types import Message
+from .tokenizers import Tokenizer
+from .tools import Call, Unparsed
+
+ReadCall = Callable[[list[int]], Call | Unparsed]
+"""What the ids between the tags of a call say."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tags:
+    """Ids of the control tokens around reasoning and around a call; None where the format has none."""
+
+    think: int | None = None
+    end_think: int | None = None
+    call: int | None = None
+    end_call: int | None = None
+
+    @classmethod
+    def of(cls, tokenizer: Tokenizer, *names: str) -> Tags:
+        """By names in the order of the fields. Raises `RendererError` where the vocabulary lacks one."""
+        return cls(*[tokenizer.control(name) for name in names])
+
+
+def opened(prompt_ids: Sequence[int], opens: int | None, closes: Sequence[int | None]) -> bool:
+    """Whether a prompt ends inside of what `opens` opens and any of `closes` ends."""
+    for id in reversed(prompt_ids):
+        if id == opens:
+            return True
+        if id in closes:
+            return False
+    return False
+
+
+@dataclass(frozen=True, slots=True)
+class Framing:
+    """The format's own white space around the parts of a reply, which no part contains."""
+
+    after_think: str = "\n"
+    before_end_think: str = "\n"
+    after_end_think: str = "\n\n"
+    before_call: str = "\n"
+
+
+def read_tagged(
+    tokenizer: Tokenizer,
+    tags: Tags,
+    framing: Framing,
+    read_call: ReadCall,
+    token_ids: list[int],
+    in_reasoning: bool,
+) -> tuple[Message, str]:
+    """A reply in which reasoning comes first, then text, then calls; and what is wrong with it, or "".
+
+    in_reasoning: the prompt opened the reasoning. Never raises.
+    """
+    reasoning, rest, problem = _reasoning(tokenizer, tags, framing, token_ids, in_reasoning)
+    content, calls, unparsed = _calls(tokenizer, tags, framing, read_call, rest)
+    return reply(content, reasoning, calls, unparsed), problem or (unparsed[0].reason if unparsed else "")
+
+
+def reply(
+    content: str, reasoning: str = "", calls: Sequence[Call] = (), unparsed: Sequence[Unparsed] = ()
+) -> Message:
+    """An assistant's message of these parts, those that are empty left out."""
+    message: dict[str, Any] = {"role": "assistant", "content": content}
+    if reasoning:
+        message["reasoning_content"] = reasoning
+    if calls:
+        message["tool_calls"] = [call.message() for call in calls]
+    if unparsed:
+        message["unparsed_tool_calls"] = [{"text": each.text, "reason": each.reason} for each in unparsed]
+    return message  # type: ignore[return-value]
+
+
+def _reasoning(
+    tokenizer: Tokenizer, tags: Tags, framing: Framing, ids: list[int], inside: bool
+) -> tuple[str, list[int], str]:
+    """The reasoning, the ids after it, and what is wrong. It begins the reply, or a prompt began it."""
+    start = 0
+    if not inside:
+        if tags.think not in ids:
+            return "", ids, ""
+        start = ids.index(tags.think)
+        if tokenizer.decode(ids[:start]).strip():
+            return "", ids, ""  # a tag in the midst of an answer is the answer's
+        start += 1
+    end = ids.index(tags.end_think, start) if tags.end_think in ids[start:] else len(ids)
+    text = tokenizer.decode(ids[start:end])
+    if not inside:
+        text = text.removeprefix(framing.after_think)
+    if end == len(ids):
+        return text, [], "the reasoning isn't closed"
+    rest = ids[end + 1 :]
+    return text.removesuffix(framing.before_end_think), _without(tokenizer, rest, framing.after_end_think), ""
+
+
+def _without(tokenizer: Tokenizer, ids: list[int], prefix: str) -> list[int]:
+    """The ids less those that spell the prefix; all, where no tokens spell it, or it isn't there."""
+    text = ""
+    for n, id in enumerate(ids[: len(prefix)], 1):
+        text += tokenizer.decode([id])
+        if text == prefix:
+            return ids[n:]
+    return ids
+
+
+def _calls(
+    tokenizer: Tokenizer,
+    tags: Tags,
+    framing: Framing,
+    read_call: ReadCall,
+    ids: list[int],
+) -> tuple[str, list[Call], list[Unparsed]]:
+    """The text outside of calls, the calls, and what was meant as one."""
+    at = ids.index(tags.call) if tags.call in ids else len(ids)
+    content = tokenizer.decode(ids[:at])
+    calls: list[Call] = []
+    unparsed: list[Unparsed] = []
+    if at < len(ids):
+        content = content.removesuffix(framing.before_call)
+    while at < len(ids):
+        limit = ids.index(tags.call, at + 1) if tags.call in ids[at + 1 :] else len(ids)
+        call, end = _one_call(tokenizer, tags, read_call, ids, (at + 1, limit))
+        calls += [call] if isinstance(call, Call) else []
+        unparsed += [call] if isinstance(call, Unparsed) else []
+        between = tokenizer.decode(ids[end:limit])
+        content += between if between.strip() else ""
+        at = limit
+    return content, calls, unparsed
+
+
+def _one_call(
+    tokenizer: Tokenizer,
+    tags: Tags,
+    read_call: ReadCall,
+    ids: list[int],
+    span: tuple[int, int],
+) -> tuple[Call | Unparsed, int]:
+    """The call within the span and where it ends: at the first closing tag up to which it is well-formed, so
+    that a tag within a JSON string doesn't end it."""
+    start, limit = span
+    ends = [i for i in range(start, limit) if ids[i] == tags.end_call]
+    if not ends:
+        return Unparsed(tokenizer.decode(ids[start:limit]), "the call isn't closed"), limit
+    first = read_call(ids[start : ends[0]])
+    for end in ends[1:] if isinstance(first, Unparsed) else ():
+        call = read_call(ids[start:end])
+        if isinstance(call, Call):
+            return call, end + 1
+    return first, ends[0] + 1

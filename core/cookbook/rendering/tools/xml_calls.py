@@ -1,0 +1,97 @@
+"""Calls as XML-like tags, the dialect of Qwen3.5 (and Qwen3-Coder before it) and Nemotron 3:
+
+    <tool_call>
+    <function=NAME>
+    <parameter=KEY>
+    VALUE
+    </parameter>
+    </function>
+    </tool_call>
+
+Values aren't typed: text stands as it is, all else as JSON, or as Python prints it.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ..draft import Draft
+from . import Call, Unparsed, function_of, to_json
+
+TOOLS = "# Tools\n\nYou have access to the following functions:\n\n"
+RULES = (
+    "\n\nIf you choose to call a function ONLY reply in the following format with NO suffix:\n\n"
+    "<tool_call>\n<function=example_function_name>\n<parameter=example_parameter_1>\nvalue_1\n</parameter>\n"
+    "<parameter=example_parameter_2>\nThis is the value for the second parameter\nthat can span\n"
+    "multiple lines\n</parameter>\n</function>\n</tool_call>\n\n<IMPORTANT>\nReminder:\n"
+    "- Function calls MUST follow the specified format: an inner <function=...></function> block must be "
+    "nested within <tool_call></tool_call> XML tags\n- Required parameters MUST be specified\n"
+    "- You may provide optional reasoning for your function call in natural language BEFORE the function "
+    "call, but NOT after\n- If there is no function call available, answer the question like normal with "
+    "your current knowledge and do not tell the user about function calls\n</IMPORTANT>"
+)
+_FUNCTION = re.compile(r"\s*<function=([^>\n]+)>\n?(.*)</function>\s*", re.DOTALL)
+_PARAMETER = re.compile(r"<parameter=([^>\n]+)>\n?(.*?)\n?</parameter>\n?", re.DOTALL)
+_PYTHON = {"True": "true", "False": "false", "None": "null"}
+
+
+def write(out: Draft, call: Call, json_values: bool) -> None:
+    """json_values: true, false and null; else True, False and None. Raises `RendererError` for arguments
+    that are no JSON object."""
+    out.own("<tool_call>\n<function=")
+    out.text(call.name)
+    out.own(">\n")
+    for key, value in call.values("a tool call").items():
+        out.own("<parameter=")
+        out.text(key)
+        out.own(">\n")
+        if isinstance(value, str):
+            out.text(value)
+        else:
+            out.text(to_json(value) if json_values or isinstance(value, (dict, list)) else str(value))
+        out.own("\n</parameter>\n")
+    out.own("</function>\n</tool_call>")
+
+
+def read(text: str, tools: Sequence[Mapping[str, Any]] | None = None) -> Call | Unparsed:
+    """What stands between the tags. tools: what is declared, which says which values are text; without it
+    what looks like JSON is taken for JSON."""
+    function = _FUNCTION.fullmatch(text)
+    if function is None:
+        return Unparsed(text, "no <function=NAME>...</function>")
+    name, body = function.groups()
+    if rest := _PARAMETER.sub("", body).strip():
+        return Unparsed(text, f"beside the parameters stands {rest[:60]!r}")
+    types = _types(name, tools)
+    written = [(key, _value(value, types.get(key))) for key, value in _PARAMETER.findall(body)]
+    return Call(name, "{" + ", ".join([f"{to_json(key)}: {value}" for key, value in written]) + "}")
+
+
+def _types(name: str, tools: Sequence[Mapping[str, Any]] | None) -> dict[str, Any]:
+    """For each parameter the types that its schema allows."""
+    for tool in tools or ():
+        function = function_of(tool)
+        if function["name"] == name:
+            properties = (function.get("parameters") or {}).get("properties") or {}
+            return {
+                key: schema.get("type") for key, schema in properties.items() if isinstance(schema, Mapping)
+            }
+    return {}
+
+
+def _value(text: str, type: Any) -> str:
+    """The value as JSON; a number, an object or an array as it is written."""
+    if type == "string":
+        return to_json(text)
+    if text in _PYTHON:
+        return _PYTHON[text]
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return to_json(text)
+    if isinstance(value, str) or value != value:  # a quoted text is a text with quotes; NaN is no JSON
+        return to_json(text)
+    return text.strip()
