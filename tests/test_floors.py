@@ -32,7 +32,19 @@ FLOORS = {
     "backends": 2,
     **dict.fromkeys(("rollout", "schedule", "data", "advantages", "metrics"), 3),
     **dict.fromkeys(
-        ("rl", "sl", "training", "evaluate", "runs", "console", "preview", "provenance", "interrupt"), 4
+        (
+            "rl",
+            "sl",
+            "training",
+            "evaluate",
+            "runs",
+            "console",
+            "preview",
+            "provenance",
+            "interrupt",
+            "render_command",
+        ),
+        4,
     ),
     "cli": 5,
 }

@@ -138,7 +138,7 @@ def test_a_reward_that_is_no_finite_number_names_the_env(player, fake_client, re
         (Step(1.0, True, metrics={"speed": float("nan")}), "Gym.step gave the metric speed=nan"),
         (Step(1.0, False), "Gym.step goes on (done=False) without a message to reply to"),
         (Step(1.0, False, "again?"), "Gym.step gave str, not a list of messages"),
-        (Step(1.0, False, [{"role": "user"}]), "Gym.step gave the message {'role': 'user'}, not"),
+        (Step(1.0, False, [{"role": "user"}]), "Gym.step gave a message: it is {'role': 'user'}, not"),
     ],
 )
 def test_a_step_that_is_not_as_it_should_be_names_the_env(player, fake_client, answer, line):

@@ -35,6 +35,7 @@ usage: cookbook COMMAND ...
   run --from RUN [K=V ...] a new run with the options of another
   resume RUN               go on with a run that was killed, interrupted or failed
   runs                     the runs so far; a RUN is a name, the beginning of one, or `last`
+  render FILE.jsonl ...    conversations as tokens, with what is trained; `cookbook render --help`
   plugins [--json]         installed plugins, and what is wrong with those that don't load
   NAMESPACE NAME ...       a plugin's own command; `cookbook list command` shows them
 """
@@ -359,6 +360,12 @@ def _run_line(folder: Any) -> tuple[str, ...]:
     return (folder.name, runs.status(folder), str(max([record["last_step"] or 0, *steps])), *cells)
 
 
+def _render(argv: list[str]) -> int:
+    from .render_command import main as render
+
+    return render(argv)
+
+
 COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "list": _list,
     "show": _show,
@@ -366,6 +373,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "resume": _resume,
     "runs": _runs,
     "plugins": _plugins,
+    "render": _render,
 }
 
 if __name__ == "__main__":

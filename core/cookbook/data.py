@@ -239,7 +239,7 @@ class Example:
 def to_example(rendered: Rendered, max_length: int) -> Example:
     """Truncated on the right to max_length tokens, before the shift and before any mean."""
     return Example(
-        np.array(rendered.token_ids[:max_length], dtype=np.int64),
+        np.array(rendered.only_tokens()[:max_length], dtype=np.int64),
         np.array(rendered.weights[:max_length], dtype=np.float64),
     )
 

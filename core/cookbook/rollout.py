@@ -9,7 +9,7 @@ import inspect
 import logging
 import math
 import numbers
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -18,8 +18,8 @@ import chz
 import tinker
 
 from .backends.base import Sampler, together
-from .errors import BackendError, ConfigError, CookbookError, EnvError
-from .rendering import Renderer
+from .errors import BackendError, ConfigError, CookbookError, EnvError, RendererError
+from .rendering import Renderer, plain
 from .schedule import Gate, cancel
 from .streams import stream
 from .types import Env, Episode, Message, Start, Step, StopReason, Task, Turn, check_reward
@@ -194,13 +194,14 @@ class Player:
     async def _turns(self, seat: _Seat, sampler: Sampler) -> StopReason:
         start = await opening(seat.env)
         seat.messages += start.messages
-        prompt_T = self.renderer.build_generation_prompt(seat.messages, tools=start.tools).token_ids
+        prompt_T = self.renderer.build_generation_prompt(seat.messages, tools=start.tools).only_tokens()
         sampled = 0
         while True:
             room, limit = self._room(len(prompt_T), sampled)
             if room < 1:
                 return limit
-            turn = await self._turn(prompt_T, room, sampler, (*seat.key, len(seat.turns)))
+            key = (*seat.key, len(seat.turns))
+            turn = await self._turn(prompt_T, room, sampler, key, start.tools)
             seat.turns.append(turn)
             seat.messages.append(turn.message)
             sampled += len(turn.tokens_T)
@@ -225,7 +226,12 @@ class Player:
         return room, limit  # type: ignore[return-value]
 
     async def _turn(
-        self, prompt_T: list[int], max_tokens: int, sampler: Sampler, key: tuple[int | str, ...]
+        self,
+        prompt_T: list[int],
+        max_tokens: int,
+        sampler: Sampler,
+        key: tuple[int | str, ...],
+        tools: Sequence[Mapping[str, Any]],
     ) -> Turn:
         response = await sampler.client.sample(
             prompt=tinker.ModelInput.from_ints(prompt_T),
@@ -238,7 +244,7 @@ class Player:
             ),
         )
         sequence = response.sequences[0]
-        parsed = self.renderer.parse_response(sequence.tokens, prompt_ids=prompt_T)
+        parsed = self.renderer.parse_response(sequence.tokens, prompt_ids=prompt_T, tools=tools)
         stopped, tokens_T, logprobs_T = (
             sequence.stop_reason == "stop",
             sequence.tokens,
@@ -254,7 +260,7 @@ class Player:
         so_far_T = [*turn.prompt_T, *turn.tokens_T]
         bridge_T = self.renderer.bridge(so_far_T, turn.stopped, step.messages)
         if bridge_T is None:
-            return self.renderer.build_generation_prompt(messages, tools=start.tools).token_ids
+            return self.renderer.build_generation_prompt(messages, tools=start.tools).only_tokens()
         return so_far_T + bridge_T
 
 
@@ -306,10 +312,10 @@ def _check_messages(messages: object, source: str) -> None:
     if isinstance(messages, (str, dict)) or not isinstance(messages, Sequence):
         raise EnvError(f"{source} gave {type(messages).__name__}, not a list of messages {form}")
     for message in messages:
-        if not (
-            isinstance(message, dict) and all(isinstance(message.get(k), str) for k in ("role", "content"))
-        ):
-            raise EnvError(f"{source} gave the message {message!r}, not {form}")
+        try:
+            plain(message, f"{source} gave a message: it")
+        except RendererError as e:
+            raise EnvError(str(e)) from None
 
 
 def _check_step(step: object, env: Env) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import functools
 import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from ..errors import RendererError
 from ..types import Message
 from .draft import Draft, Encoder, Rendered
 from .messages import Plain, plain
+from .stream import Region, ResponseStream, Step
 from .tokenizers import Tokenizer
 
 TrainOnWhat = Literal[
@@ -111,6 +113,22 @@ class Renderer(abc.ABC):
         if ends[0] + 1 < len(ids):
             problem = f"{len(ids) - ends[0] - 1} tokens after the stop"
         return Parsed(message, True, problem)
+
+    def stream_response(
+        self, *, prompt_ids: Sequence[int] | None = None, tools: Tools = None
+    ) -> ResponseStream:
+        """Reads a reply while it is sampled: `feed` its tokens, then `finish`. Arguments as in
+        `parse_response`."""
+        parse = functools.partial(self.parse_response, prompt_ids=prompt_ids, tools=tools)
+        return ResponseStream(self.tokenizer, self._steps(prompt_ids or ()), self.get_stop_sequences(), parse)
+
+    def _steps(self, prompt_ids: Sequence[int]) -> Step:
+        """Which region of a reply each of its ids belongs to; all is content, unless a format has others."""
+
+        def step(id: int) -> Region | None:
+            return "content"
+
+        return step
 
     def bridge(
         self, token_ids: Sequence[int], stopped: bool, messages: Sequence[Message]

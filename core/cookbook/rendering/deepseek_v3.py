@@ -6,11 +6,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..errors import RendererError
-from ..types import Message
-from .base import Renderer, Tools
+from .base import Tools
 from .draft import Draft
 from .messages import Plain, only_text
-from .reading import Framing, Tags, opened, read_tagged
+from .reading import Framing, Tagged, Tags
 from .tokenizers import Tokenizer
 from .tools import Call, Unparsed, function_of, to_json
 from .tools.section_calls import Section
@@ -32,17 +31,21 @@ _RULES = (
 )
 
 
-class DeepSeekV3(Renderer):
+class DeepSeekV3(Tagged):
     """thinking: the prompt opens a reasoning; else it gives a closed one. Earlier reasoning is never kept.
 
     The template passes over tools; they are declared as the model card tells, unless `hf_parity`.
     """
 
+    _framing = Framing("", "", "", "")
+
     def __init__(self, tokenizer: Tokenizer, *, thinking: bool = False, hf_parity: bool = False) -> None:
         super().__init__(tokenizer, hf_parity=hf_parity)
         self.thinking = thinking
-        self._tags = Tags.of(tokenizer, "<think>", "</think>", _CALLS.call, _CALLS.end_call)
-        self._speaker, self._end = (
+        self._tags = Tags.of(
+            tokenizer, "<think>", "</think>", _CALLS.call, _CALLS.end_call, _CALLS.begin, _CALLS.end
+        )
+        self._header, self._end = (
             tokenizer.control("<｜Assistant｜>"),
             tokenizer.control("<｜end▁of▁sentence｜>"),
         )
@@ -119,16 +122,7 @@ class DeepSeekV3(Renderer):
     def get_stop_sequences(self) -> list[int]:
         return [self._end]
 
-    def _read(
-        self, token_ids: list[int], prompt_ids: Sequence[int], stop: int | None, tools: Tools
-    ) -> tuple[Message, str]:
-        inside = opened(prompt_ids, self._tags.think, (self._tags.end_think, self._speaker))
-        ids, problem = _CALLS.strip(self.tokenizer, token_ids)
-        framing = Framing("", "", "", "")
-        message, other = read_tagged(self.tokenizer, self._tags, framing, self._read_call, ids, inside)
-        return message, other or problem
-
-    def _read_call(self, token_ids: list[int]) -> Call | Unparsed:
+    def _read_call(self, token_ids: list[int], tools: Tools) -> Call | Unparsed:
         read = _CALLS.read(self.tokenizer, token_ids)
         return read if isinstance(read, Unparsed) else Call(*read)
 

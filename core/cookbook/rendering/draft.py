@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import Literal, NamedTuple
 
+from ..errors import RendererError
 from .images import PLACEHOLDER, Image, ImageChunk
 from .tokenizers import Tokenizer
 
@@ -43,6 +44,14 @@ class Rendered:
     weights: list[float]
     runs: tuple[tuple[Piece, ...], ...] = field(default=(), repr=False, compare=False)
     tokenizer: Tokenizer | None = field(default=None, repr=False, compare=False)
+
+    def only_tokens(self) -> list[int]:
+        """`token_ids`. Raises `RendererError` where there are images among them, for who can't carry those."""
+        if PLACEHOLDER in self.token_ids:
+            raise RendererError(
+                "the loops don't carry images yet; render them yourself, `chunks` has what a model takes"
+            )
+        return self.token_ids
 
     @property
     def origins(self) -> list[Origin]:

@@ -14,6 +14,7 @@ from .base import Renderer, Tools
 from .draft import Draft
 from .messages import Plain, only_text
 from .reading import reply
+from .stream import Region, Step
 from .tokenizers import Tokenizer
 from .tools import Call, Unparsed, typescript
 from .tools.section_calls import not_an_object
@@ -176,8 +177,7 @@ class GptOss(Renderer):
 
     def _parts(self, token_ids: list[int], prompt_ids: Sequence[int]) -> list[tuple[list[int], list[int]]]:
         """A reply's messages: the ids of their headers and of their contents. What a prompt began goes on."""
-        begun = list(prompt_ids)
-        begun = begun[len(begun) - begun[::-1].index(self._start) :] if self._start in begun else []
+        begun = self._begun(prompt_ids)
         parts: list[tuple[list[int], list[int]]] = []
         header, body = (begun, []) if self._message in begun else (begun, None)
         for id in token_ids:
@@ -193,6 +193,36 @@ class GptOss(Renderer):
             return [*parts, (header, body)]
         sampled = header[len(begun) :] if not parts else header
         return [*parts, ([], sampled)] if sampled and self._channel not in header else parts
+
+    def _begun(self, prompt_ids: Sequence[int]) -> list[int]:
+        """What a prompt has of the message to come."""
+        ids = list(prompt_ids)
+        return ids[len(ids) - ids[::-1].index(self._start) :] if self._start in ids else []
+
+    def _steps(self, prompt_ids: Sequence[int]) -> Step:
+        header = self._begun(prompt_ids)
+        region: Region | None = self._region(header) if self._message in header else None
+
+        def step(id: int) -> Region | None:
+            nonlocal header, region
+            if id in (self._start, self._end):
+                header, region = [], None
+                return None
+            if region is not None:
+                return region
+            if id == self._message:
+                region = self._region(header)
+            else:
+                header = [*header, id]
+            return None
+
+        return step
+
+    def _region(self, header: list[int]) -> Region:
+        said = self.tokenizer.decode(header)
+        if _RECIPIENT.search(said):
+            return "call"
+        return "reasoning" if said.partition("<|channel|>")[2].startswith("analysis") else "content"
 
     def _edits(self, token_ids: Sequence[int], messages: Sequence[Plain]) -> bool:
         """An answer's stop, <|return|>, is written otherwise in history, and its analysis left out."""

@@ -11,12 +11,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..errors import RendererError
-from ..types import Message
-from .base import Renderer, Tools
+from .base import Tools
 from .draft import Draft
 from .images import Image
 from .messages import Plain
-from .reading import Framing, Tags, opened, read_tagged
+from .reading import Tagged, Tags
 from .tokenizers import Tokenizer, model_file
 from .tools import Call, Unparsed, json_calls, openai_tool, xml_calls
 
@@ -36,7 +35,7 @@ class _Span(NamedTuple):
     end: int
 
 
-class HF(Renderer):
+class HF(Tagged):
     """chat_template: the template, or a file that holds it; the model's own where none is given.
     template_options: what else the template takes, {"enable_thinking": False} say.
 
@@ -182,15 +181,9 @@ class HF(Renderer):
     def get_stop_sequences(self) -> list[int]:
         return self._stops
 
-    def _read(
-        self, token_ids: list[int], prompt_ids: Sequence[int], stop: int | None, tools: Tools
-    ) -> tuple[Message, str]:
-        def read(ids: list[int]) -> Call | Unparsed:
-            text = self.tokenizer.decode(ids)
-            return xml_calls.read(text, tools) if "<function=" in text else json_calls.read(text)
-
-        inside = opened(prompt_ids, self._tags.think, (self._tags.end_think, *self._stops))
-        return read_tagged(self.tokenizer, self._tags, Framing(), read, token_ids, inside)
+    def _read_call(self, token_ids: list[int], tools: Tools) -> Call | Unparsed:
+        text = self.tokenizer.decode(token_ids)
+        return xml_calls.read(text, tools) if "<function=" in text else json_calls.read(text)
 
     def _before(self, token_ids: Sequence[int]) -> list[Plain]:
         return [_USER, _REPLY]

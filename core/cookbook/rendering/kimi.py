@@ -8,12 +8,11 @@ from collections.abc import Sequence
 from typing import Literal
 
 from ..errors import RendererError
-from ..types import Message
-from .base import Renderer, Tools
+from .base import Tools
 from .draft import Draft
 from .images import Image
 from .messages import Plain
-from .reading import Framing, Tags, opened, read_tagged
+from .reading import Framing, Tagged, Tags
 from .tokenizers import Tokenizer
 from .tools import Call, Unparsed, openai_tool, typescript
 from .tools.section_calls import Section
@@ -29,9 +28,11 @@ _CALLS = Section(
 _ID = re.compile(r"\s*(?:functions\.)?([^\s:]+):\d+\s*")
 
 
-class Kimi(Renderer):
+class Kimi(Tagged):
     """version: whose format. thinking: "sampled", the model opens its reasoning itself (K2); "on", the prompt
     opens it; "off", the prompt gives an empty one. preserve_thinking: earlier reasoning stays in history."""
+
+    _framing = Framing("", "", "", "")
 
     def __init__(
         self,
@@ -44,8 +45,10 @@ class Kimi(Renderer):
     ) -> None:
         super().__init__(tokenizer, hf_parity=hf_parity)
         self.version, self.thinking, self.preserve_thinking = version, thinking, preserve_thinking
-        self._tags = Tags.of(tokenizer, "<think>", "</think>", _CALLS.call, _CALLS.end_call)
-        self._middle, self._end = tokenizer.control("<|im_middle|>"), tokenizer.control("<|im_end|>")
+        self._tags = Tags.of(
+            tokenizer, "<think>", "</think>", _CALLS.call, _CALLS.end_call, _CALLS.begin, _CALLS.end
+        )
+        self._header, self._end = tokenizer.control("<|im_middle|>"), tokenizer.control("<|im_end|>")
 
     def _write(self, out: Draft, messages: Sequence[Plain], tools: Tools, prompt: bool) -> None:
         if tools:
@@ -119,16 +122,7 @@ class Kimi(Renderer):
     def get_stop_sequences(self) -> list[int]:
         return [self._end]
 
-    def _read(
-        self, token_ids: list[int], prompt_ids: Sequence[int], stop: int | None, tools: Tools
-    ) -> tuple[Message, str]:
-        inside = opened(prompt_ids, self._tags.think, (self._tags.end_think, self._middle))
-        ids, problem = _CALLS.strip(self.tokenizer, token_ids)
-        framing = Framing("", "", "", "")
-        message, other = read_tagged(self.tokenizer, self._tags, framing, self._read_call, ids, inside)
-        return message, other or problem
-
-    def _read_call(self, token_ids: list[int]) -> Call | Unparsed:
+    def _read_call(self, token_ids: list[int], tools: Tools) -> Call | Unparsed:
         """An id says the function's name: functions.NAME:INDEX."""
         read = _CALLS.read(self.tokenizer, token_ids)
         if isinstance(read, Unparsed):
@@ -144,14 +138,14 @@ class Kimi(Renderer):
         return (
             not self.preserve_thinking
             and _reasons(token_ids, self._tags)
-            and self._tags.call not in _last(token_ids, self._middle)
+            and self._tags.call not in _last(token_ids, self._header)
         )
 
 
-def _last(token_ids: Sequence[int], middle: int) -> Sequence[int]:
+def _last(token_ids: Sequence[int], header: int | None) -> Sequence[int]:
     """The tokens of the last message's content."""
     ids = list(token_ids)
-    return ids[len(ids) - ids[::-1].index(middle) :] if middle in ids else ids
+    return ids[len(ids) - ids[::-1].index(header) :] if header in ids else ids
 
 
 def _reasons(token_ids: Sequence[int], tags: Tags) -> bool:

@@ -6,18 +6,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from ..types import Message
-from .base import Renderer, Tools
+from .base import Tools
 from .draft import Draft
 from .messages import Plain, only_text
-from .reading import Framing, Tags, opened, read_tagged
+from .reading import Framing, Tagged, Tags
 from .tokenizers import Tokenizer
 from .tools import Call, Unparsed, function_of, to_json, xml_calls
 
 _EMPTY = "<think></think>"
 
 
-class Nemotron3(Renderer):
+class Nemotron3(Tagged):
     """size: whose template. thinking: False, the prompt gives an empty reasoning. preserve_thinking: earlier
     reasoning stays when a user has spoken again. effort: "low" of Super and "efficient" of Ultra, which the
     last user's message asks for."""
@@ -40,7 +39,7 @@ class Nemotron3(Renderer):
             effort,
         )
         self._tags = Tags.of(tokenizer, "<think>", "</think>", "<tool_call>", "</tool_call>")
-        self._start, self._end = tokenizer.control("<|im_start|>"), tokenizer.control("<|im_end|>")
+        self._header, self._end = tokenizer.control("<|im_start|>"), tokenizer.control("<|im_end|>")
         after = ("", "") if size == "ultra" else ("\n", "\n")
         self._framing = Framing(before_end_think=after[0], after_end_think=after[1])
 
@@ -141,15 +140,8 @@ class Nemotron3(Renderer):
     def get_stop_sequences(self) -> list[int]:
         return [self._end]
 
-    def _read(
-        self, token_ids: list[int], prompt_ids: Sequence[int], stop: int | None, tools: Tools
-    ) -> tuple[Message, str]:
-        inside = opened(prompt_ids, self._tags.think, (self._tags.end_think, self._start))
-
-        def read(ids: list[int]) -> Call | Unparsed:
-            return xml_calls.read(self.tokenizer.decode(ids), tools)
-
-        return read_tagged(self.tokenizer, self._tags, self._framing, read, token_ids, inside)
+    def _read_call(self, token_ids: list[int], tools: Tools) -> Call | Unparsed:
+        return xml_calls.read(self.tokenizer.decode(token_ids), tools)
 
     def _edits(self, token_ids: Sequence[int], messages: Sequence[Plain]) -> bool:
         """Reasoning is left out once a user has spoken; an empty one stays."""

@@ -6,12 +6,11 @@ from collections.abc import Sequence
 from typing import Literal
 
 from ..errors import RendererError
-from ..types import Message
-from .base import Renderer, Tools
+from .base import Tools
 from .draft import Draft
 from .images import Image, qwen_image_tokens
 from .messages import Plain, inline_thinking, last_query
-from .reading import Framing, Tags, opened, read_tagged
+from .reading import Tagged, Tags
 from .tokenizers import Tokenizer
 from .tools import Call, Unparsed, json_calls, openai_tool, to_json
 
@@ -24,7 +23,7 @@ _TOOLS = (
 )
 
 
-class Qwen3(Renderer):
+class Qwen3(Tagged):
     """thinking: "on", the model reasons before it answers, and what it reasoned is left out once a user has
     spoken again; "opened", so too, and the prompt opens its reasoning; "off", the prompt gives an empty one;
     "none", a model that doesn't reason.
@@ -41,7 +40,7 @@ class Qwen3(Renderer):
         super().__init__(tokenizer, hf_parity=hf_parity)
         self.thinking, self.vision = thinking, vision
         self._tags = Tags.of(tokenizer, "<think>", "</think>", "<tool_call>", "</tool_call>")
-        self._start, self._end = tokenizer.control("<|im_start|>"), tokenizer.control("<|im_end|>")
+        self._header, self._end = tokenizer.control("<|im_start|>"), tokenizer.control("<|im_end|>")
 
     def _write(self, out: Draft, messages: Sequence[Plain], tools: Tools, prompt: bool) -> None:
         asked = last_query([(message.role, message.text) for message in messages], self.hf_parity)
@@ -132,13 +131,7 @@ class Qwen3(Renderer):
     def get_stop_sequences(self) -> list[int]:
         return [self._end]
 
-    def _read(
-        self, token_ids: list[int], prompt_ids: Sequence[int], stop: int | None, tools: Tools
-    ) -> tuple[Message, str]:
-        inside = opened(prompt_ids, self._tags.think, (self._tags.end_think, self._start))
-        return read_tagged(self.tokenizer, self._tags, Framing(), self._read_call, token_ids, inside)
-
-    def _read_call(self, token_ids: list[int]) -> Call | Unparsed:
+    def _read_call(self, token_ids: list[int], tools: Tools) -> Call | Unparsed:
         return json_calls.read(self.tokenizer.decode(token_ids))
 
     def _edits(self, token_ids: Sequence[int], messages: Sequence[Plain]) -> bool:

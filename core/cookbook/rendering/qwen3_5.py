@@ -6,12 +6,11 @@ from collections.abc import Sequence
 from typing import Literal
 
 from ..errors import RendererError
-from ..types import Message
-from .base import Renderer, Tools
+from .base import Tools
 from .draft import Draft
 from .images import Image, qwen_image_tokens
 from .messages import Plain, inline_thinking, last_query
-from .reading import Framing, Tags, opened, read_tagged
+from .reading import Framing, Tagged, Tags
 from .tokenizers import Tokenizer
 from .tools import Call, Unparsed, openai_tool, to_json, xml_calls
 
@@ -26,7 +25,7 @@ _EFFORTS = {
 _EMPTY = "<think>\n\n</think>\n\n"
 
 
-class Qwen35(Renderer):
+class Qwen35(Tagged):
     """version: whose template. thinking: False, the prompt closes an empty reasoning.
     preserve_thinking: earlier reasoning stays when a user has spoken again.
     effort: how much Qwen3.8 is asked to reason; only where `thinking`."""
@@ -47,7 +46,7 @@ class Qwen35(Renderer):
         self.version, self.thinking, self.preserve_thinking = version, thinking, preserve_thinking
         self._instructions = _EFFORTS[effort] if version == "3.8" and thinking else ""
         self._tags = Tags.of(tokenizer, "<think>", "</think>", "<tool_call>", "</tool_call>")
-        self._start, self._end = tokenizer.control("<|im_start|>"), tokenizer.control("<|im_end|>")
+        self._header, self._end = tokenizer.control("<|im_start|>"), tokenizer.control("<|im_end|>")
         self._framing = Framing(before_call="\n\n")
 
     def _write(self, out: Draft, messages: Sequence[Plain], tools: Tools, prompt: bool) -> None:
@@ -145,15 +144,8 @@ class Qwen35(Renderer):
     def get_stop_sequences(self) -> list[int]:
         return [self._end]
 
-    def _read(
-        self, token_ids: list[int], prompt_ids: Sequence[int], stop: int | None, tools: Tools
-    ) -> tuple[Message, str]:
-        inside = opened(prompt_ids, self._tags.think, (self._tags.end_think, self._start))
-
-        def read(ids: list[int]) -> Call | Unparsed:
-            return xml_calls.read(self.tokenizer.decode(ids), tools)
-
-        return read_tagged(self.tokenizer, self._tags, self._framing, read, token_ids, inside)
+    def _read_call(self, token_ids: list[int], tools: Tools) -> Call | Unparsed:
+        return xml_calls.read(self.tokenizer.decode(token_ids), tools)
 
     def _edits(self, token_ids: Sequence[int], messages: Sequence[Plain]) -> bool:
         """Reasoning, also an empty one, is left out once a user has spoken."""

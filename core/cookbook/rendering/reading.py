@@ -3,11 +3,14 @@ like them is text."""
 
 from __future__ import annotations
 
+import abc
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from ..types import Message
+from .base import Renderer, Tools
+from .stream import Region, Step
 from .tokenizers import Tokenizer
 from .tools import Call, Unparsed
 
@@ -17,27 +20,20 @@ ReadCall = Callable[[list[int]], Call | Unparsed]
 
 @dataclass(frozen=True, slots=True)
 class Tags:
-    """Ids of the control tokens around reasoning and around a call; None where the format has none."""
+    """Ids of the control tokens around reasoning, around a call, and around all calls of a reply; None where
+    the format has none."""
 
     think: int | None = None
     end_think: int | None = None
     call: int | None = None
     end_call: int | None = None
+    calls: int | None = None
+    end_calls: int | None = None
 
     @classmethod
     def of(cls, tokenizer: Tokenizer, *names: str) -> Tags:
         """By names in the order of the fields. Raises `RendererError` where the vocabulary lacks one."""
         return cls(*[tokenizer.control(name) for name in names])
-
-
-def opened(prompt_ids: Sequence[int], opens: int | None, closes: Sequence[int | None]) -> bool:
-    """Whether a prompt ends inside of what `opens` opens and any of `closes` ends."""
-    for id in reversed(prompt_ids):
-        if id == opens:
-            return True
-        if id in closes:
-            return False
-    return False
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,21 +46,62 @@ class Framing:
     before_call: str = "\n"
 
 
-def read_tagged(
-    tokenizer: Tokenizer,
-    tags: Tags,
-    framing: Framing,
-    read_call: ReadCall,
-    token_ids: list[int],
-    in_reasoning: bool,
-) -> tuple[Message, str]:
-    """A reply in which reasoning comes first, then text, then calls; and what is wrong with it, or "".
+class Tagged(Renderer):
+    """A format in whose replies reasoning comes first, then text, then calls, told apart by tags.
 
-    in_reasoning: the prompt opened the reasoning. Never raises.
+    A format sets `_tags`, `_framing`, and `_header`, the id that every reply's header has.
     """
-    reasoning, rest, problem = _reasoning(tokenizer, tags, framing, token_ids, in_reasoning)
-    content, calls, unparsed = _calls(tokenizer, tags, framing, read_call, rest)
-    return reply(content, reasoning, calls, unparsed), problem or (unparsed[0].reason if unparsed else "")
+
+    _tags: Tags
+    _framing = Framing()
+    _header: int | None = None
+
+    @abc.abstractmethod
+    def _read_call(self, token_ids: list[int], tools: Tools) -> Call | Unparsed:
+        """What the ids between the tags of a call say. Never raises."""
+
+    def _read(
+        self, token_ids: list[int], prompt_ids: Sequence[int], stop: int | None, tools: Tools
+    ) -> tuple[Message, str]:
+        tags = self._tags
+        around = (tags.calls, tags.end_calls)
+        open = sum((id == tags.calls) - (id == tags.end_calls) for id in token_ids)
+        ids = [id for id in token_ids if id not in around]
+        inside = self._in_reasoning(prompt_ids)
+        reasoning, rest, problem = _reasoning(self.tokenizer, tags, self._framing, ids, inside)
+        content, calls, unparsed = _calls(
+            self.tokenizer, tags, self._framing, lambda ids: self._read_call(ids, tools), rest
+        )
+        problem = problem or (unparsed[0].reason if unparsed else "the calls aren't closed" if open else "")
+        return reply(content, reasoning, calls, unparsed), problem
+
+    def _in_reasoning(self, prompt_ids: Sequence[int]) -> bool:
+        """Whether a prompt opened the reasoning and didn't close it."""
+        for id in reversed(prompt_ids):
+            if id == self._tags.think:
+                return True
+            if id in (self._tags.end_think, self._header):
+                return False
+        return False
+
+    def _steps(self, prompt_ids: Sequence[int]) -> Step:
+        tags = self._tags
+        region: Region = "reasoning" if self._in_reasoning(prompt_ids) else "content"
+        before: list[int] | None = [] if region == "content" else None  # what stood before any tag
+
+        def step(id: int) -> Region | None:
+            nonlocal region, before
+            opens = before is not None and id == tags.think and not self.tokenizer.decode(before).strip()
+            if opens or (id == tags.end_think and region == "reasoning"):
+                region, before = "reasoning" if opens else "content", None
+                return None
+            if region != "reasoning" and id in (tags.call, tags.end_call, tags.calls, tags.end_calls):
+                region, before = "call" if id == tags.call else "content", None
+                return None
+            before = [*before, id] if before is not None and len(before) < 8 else None
+            return region
+
+        return step
 
 
 def reply(

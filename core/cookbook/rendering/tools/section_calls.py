@@ -32,12 +32,6 @@ class Section:
             out.own(self.end_call)
         out.own(self.end)
 
-    def strip(self, tokenizer: Tokenizer, token_ids: list[int]) -> tuple[list[int], str]:
-        """A reply's ids without the tokens around all calls, and what is wrong with those, or ""."""
-        begin, end = tokenizer.control(self.begin), tokenizer.control(self.end)
-        problem = "" if token_ids.count(begin) == token_ids.count(end) else "the calls aren't closed"
-        return [id for id in token_ids if id not in (begin, end)], problem
-
     def read(self, tokenizer: Tokenizer, token_ids: list[int]) -> tuple[str, str] | Unparsed:
         """The name, or id, and the arguments of what stands within one call."""
         separator = tokenizer.control(self.separator)
