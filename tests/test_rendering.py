@@ -330,6 +330,13 @@ def test_tools_are_refused_where_the_format_has_no_form_for_them(chatml):
         chatml.build_generation_prompt([user("Hi")], tools=[{"name": "search"}])
 
 
+def test_of_control_tokens_that_begin_alike_the_longest_is_found():
+    backend = tokenizers.Tokenizer(tokenizers.models.BPE())
+    backend.add_special_tokens(["<|end|>", "<|end|>!", "<|en", "<|start|>"])
+    pieces = Tokenizer(backend, "alike").split("a<|end|>!<|end|>b<|end|<|start|>")
+    assert pieces == ["a", 1, 0, "b", 2, "d|", 3]
+
+
 def test_a_tokenizer_without_the_control_tokens_is_refused_in_one_line(tmp_path):
     tokenizers.Tokenizer(tokenizers.models.BPE({"a": 0}, [])).save(str(tmp_path / "tokenizer.json"))
     with pytest.raises(RendererError, match=r"no control token '<\|im_end\|>'") as e:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,8 +35,7 @@ class Tokenizer:
         self._controls = {token.content: id for id, token in added.items()}
         known = [self._controls[bos] for bos in _BOS if bos in self._controls]
         self.prefix_ids: list[int] = backend.encode("", add_special_tokens=True).ids or known
-        longest_first = sorted(self._controls, key=len, reverse=True)
-        self._control = re.compile("|".join(map(re.escape, longest_first)) or "(?!)")
+        self._control = re.compile(_any_of(self._controls) or "(?!)")
         self._be_literal()
 
     def _be_literal(self) -> None:
@@ -122,6 +121,18 @@ class Tokenizer:
                 "its own; choose another with renderer=..., `cookbook list renderer` shows them"
             )
         return id
+
+
+def _any_of(tokens: Collection[str]) -> str:
+    """A pattern for all these, the longest that fits. What they begin with alike stands there once: some
+    vocabularies have a thousand control tokens, and a text isn't held against each."""
+    groups: dict[str, list[str]] = {}
+    for token in tokens:
+        if token:
+            groups.setdefault(token[0], []).append(token[1:])
+    ways = "|".join([re.escape(first) + _any_of(rest) for first, rest in groups.items()])
+    ends = "" in tokens
+    return f"(?:{ways})" + "?" * ends if len(groups) > 1 or (ends and ways) else ways
 
 
 def model_file(model: str | Path, name: str) -> Path | None:
