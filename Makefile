@@ -59,10 +59,12 @@ check: install
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 
-# Beside tinker-cookbook, in an environment of its own with the versions of ours where both need a package.
+# Beside tinker-cookbook, in an environment of its own with the versions of ours where both need a package. The
+# renderers' goldens lie beside the clone; without them the renderers are passed over.
 bench: install .bench/.installed
 	$(BIN)/python bench/startup.py
 	$(BIN)/python bench/core.py .bench/bin/python
+	$(BIN)/python bench/renderers.py --peer .bench/bin/python
 
 # The wall time of a step at max_lag 1 over that at 0.
 bench-lag: install
