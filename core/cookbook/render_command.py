@@ -13,17 +13,19 @@ from .errors import ConfigError, CookbookError
 from .registry import find, renderer_for_model
 from .rendering import Rendered, Renderer, TrainOnWhat, get_renderer, load_tokenizer
 
+_WHATS = [", ".join(part) for part in (get_args(TrainOnWhat)[:4], get_args(TrainOnWhat)[4:])]
 HELP = f"""\
 usage: cookbook render FILE.jsonl [--renderer ID] [--model MODEL] [--train-on WHAT] ...
 
 Shows the tokens of conversations, one a line of FILE: {{"messages": [...], "tools": [...]}}, or the list of
-messages alone. Of each token its id, the weight of its loss, the message it comes from (- for what the format adds), and
-whether it is header, content or stop. Trained tokens are green.
+messages alone. Of each token its id, the weight of its loss, the message it comes from (- for what the
+format adds), and whether it is header, content or stop. Trained tokens are green.
 
   --renderer ID     the chat format; else the model's own. `cookbook list renderer` shows them
   --options JSON    its options, {{"current_date": "2026-01-31"}}
   --model MODEL     whose tokenizer: a folder with tokenizer.json, or a hub id; else the embedded model's
-  --train-on WHAT   {", ".join(get_args(TrainOnWhat))};
+  --train-on WHAT   {_WHATS[0]};
+                    {_WHATS[1]};
                     else all_assistant_messages
   --prompt          the prompt to the next reply instead of a supervised example
   --html FILE       a page to look at in a browser
@@ -35,7 +37,8 @@ _PAGE = """\
 <style>
 body { font: 14px/1.7 ui-monospace, monospace; max-width: 60em; margin: 2em auto; padding: 0 1em }
 span { border-radius: 2px; outline: 1px solid #0001; white-space: pre-wrap }
-.trained { background: #b7eb9b } .content { color: #000 } .header, .stop { color: #777 } .trained.stop { color: #060 }
+.trained { background: #b7eb9b } .content { color: #000 } .header, .stop { color: #777 }
+.trained.stop { color: #060 }
 @media (prefers-color-scheme: dark) { body { background: #111; color: #ddd } .content { color: #eee }
 .trained { background: #254d12 } .trained.stop { color: #9f9 } }
 </style>

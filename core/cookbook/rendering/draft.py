@@ -46,7 +46,7 @@ class Rendered:
     tokenizer: Tokenizer | None = field(default=None, repr=False, compare=False)
 
     def only_tokens(self) -> list[int]:
-        """`token_ids`. Raises `RendererError` where there are images among them, for who can't carry those."""
+        """`token_ids`, for who can't carry images. Raises `RendererError` where there are images."""
         if PLACEHOLDER in self.token_ids:
             raise RendererError(
                 "the loops don't carry images yet; render them yourself, `chunks` has what a model takes"
@@ -119,11 +119,11 @@ class Draft:
 
     def header(self, text: str) -> None:
         """The format's words before a message's content, which no reply contains."""
-        self.add(self._tokenizer.split(text), "header")
+        self.add(self._tokenizer.words(text), "header")
 
     def own(self, text: str) -> None:
         """The format's words within a message's content."""
-        self.add(self._tokenizer.split(text), "content")
+        self.add(self._tokenizer.words(text), "content")
 
     def text(self, text: str, kind: Kind = "content") -> None:
         """Somebody's words."""
@@ -135,7 +135,7 @@ class Draft:
 
     def stop(self, text: str) -> None:
         """What ends a message; of a reply, what a model samples to end it."""
-        self.add(self._tokenizer.split(text), "stop")
+        self.add(self._tokenizer.words(text), "stop")
 
     def add(self, pieces: Sequence[str | int | ImageChunk], kind: Kind) -> None:
         """Plain text, control tokens by their ids, images."""

@@ -179,7 +179,7 @@ class GptOss(Renderer):
         """A reply's messages: the ids of their headers and of their contents. What a prompt began goes on."""
         begun = self._begun(prompt_ids)
         parts: list[tuple[list[int], list[int]]] = []
-        header, body = (begun, []) if self._message in begun else (begun, None)
+        header, body = [*begun], [] if self._message in begun else None
         for id in token_ids:
             if id == self._start:
                 if header or body:

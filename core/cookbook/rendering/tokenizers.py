@@ -36,6 +36,7 @@ class Tokenizer:
         known = [self._controls[bos] for bos in _BOS if bos in self._controls]
         self.prefix_ids: list[int] = backend.encode("", add_special_tokens=True).ids or known
         self._control = re.compile(_any_of(self._controls) or "(?!)")
+        self._words: dict[str, list[str | int]] = {}
         self._be_literal()
 
     def _be_literal(self) -> None:
@@ -79,6 +80,13 @@ class Tokenizer:
             at = match.end()
         if at < len(text):
             pieces.append(text[at:])
+        return pieces
+
+    def words(self, text: str) -> list[str | int]:
+        """`split` of a format's own words, which are few and come again. Not to be changed."""
+        pieces = self._words.get(text)
+        if pieces is None:
+            pieces = self._words[text] = self.split(text)
         return pieces
 
     def controls_in(self, text: str) -> Iterator[re.Match[str]]:
