@@ -234,7 +234,7 @@ def png(width, height):
 
 @pytest.mark.parametrize(("size", "tokens"), [((64, 48), 70), ((640, 480), 300), ((8, 800), 80)])
 def test_an_image_is_a_chunk_with_the_tokens_that_the_model_sees(made, tmp_path, size, tokens):
-    """64 x 48 as in the goldens; 640 x 480 is 20 x 15 squares of 32; the last is 25 squares long at first, and
+    """64 x 48 as in the goldens; 640 x 480 is 20 x 15 squares of 32; the last is 25 squares long, and
     grows to the least area."""
     data = png(*size)
     (tmp_path / "x.png").write_bytes(data)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import json
 import math
 import weakref
 from pathlib import Path
@@ -14,7 +15,7 @@ import pytest
 import tinker
 
 from cookbook.backends.base import Sampler, Trainer
-from cookbook.errors import BackendError, ConfigError
+from cookbook.errors import BackendError, ConfigError, CookbookError
 from cookbook.kinds import BackendConfig
 from cookbook.rendering import load_tokenizer
 from cookbook.runs import CHECKPOINTS, Run, read_rows
@@ -269,3 +270,51 @@ def test_a_resumed_run_has_the_weights_that_it_began_with(
     whence = "load tinker://fake/weights/000005" if saved else "load weights tinker://fake/weights/000001"
     assert client.calls[-1] == whence
     assert again.record["loaded"] == "tinker://fake/weights/000001" and not caplog.records
+
+
+def test_a_run_is_rendered_as_it_says_else_as_the_run_whose_weights_it_loads_else_as_its_model(
+    tmp_path, monkeypatch, fake_client, tiny_model
+):
+    monkeypatch.setenv("COOKBOOK_RUNS", str(tmp_path))
+    client, other = fake_client(), Run(tmp_path / "other", {})
+    system = {"default_system": "Say moo."}
+    asyncio.run(connected(config(client, tiny_model, renderer_options=json.dumps(system)), other))
+    asyncio.run(save(checkpoints(other, client), [1]))
+    other.end("done")
+    assert other.record["renderer"]["id"] == "core/chatml" and other.record["renderer"]["options"] == system
+
+    loaded = config(client, tiny_model, renderer="auto", load="other").render()
+    assert (loaded.id, loaded.options) == ("core/chatml", system)
+    own = config(client, tiny_model, renderer="core/role_colon", load="other").render()
+    assert (own.id, own.options) == ("core/role_colon", {})
+    elsewhere = config(client, tiny_model, renderer="auto", model="SmolLM2-1B-Instruct").render()
+    assert elsewhere.id == "core/smollm2"
+    with pytest.raises(ConfigError, match="knows the chat format of model 'tiny': give renderer=.*hf"):
+        config(client, tiny_model, renderer="auto").render()
+
+
+def test_a_resumed_run_keeps_the_options_that_its_renderer_was_made_with(tmp_path, fake_client, tiny_model):
+    client, run = fake_client(), Run(tmp_path / "r", {})
+    asyncio.run(connected(config(client, tiny_model, renderer_options='{"default_system": "a"}'), run))
+    asyncio.run(save(checkpoints(run, client), [1]))
+    run.end("failed")
+    again = Run.reopen(run.folder)
+    asyncio.run(connected(config(client, tiny_model, renderer_options='{"default_system": "b"}'), again))
+    again.end("ended")
+    assert again.record["renderer"]["options"] == {"default_system": "a"}
+
+
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        ("{", "renderer_options='{' is no JSON"),
+        ("[]", r"renderer_options='\[\]' is no JSON object"),
+        (
+            '{"colour": 1}',
+            "renderer core/chatml: got an unexpected keyword argument 'colour'; `cookbook show",
+        ),
+    ],
+)
+def test_options_that_a_renderer_does_not_take_are_one_line(tiny_model, options, line):
+    with pytest.raises(CookbookError, match=line):
+        config(tiny_model=tiny_model, renderer_options=options).render()
