@@ -289,7 +289,7 @@ def test_a_run_is_rendered_as_it_says_else_as_the_run_whose_weights_it_loads_els
     assert (own.id, own.options) == ("core/role_colon", {})
     elsewhere = config(client, tiny_model, renderer="auto", model="SmolLM2-1B-Instruct").render()
     assert elsewhere.id == "core/smollm2"
-    with pytest.raises(ConfigError, match="knows the chat format of model 'tiny': give renderer=.*hf"):
+    with pytest.raises(ConfigError, match=r"knows the chat format of model 'tiny': give renderer=.*hf"):
         config(client, tiny_model, renderer="auto").render()
 
 
