@@ -146,12 +146,17 @@ class Renderer(abc.ABC):
         out = self._draft()
         self._write(out, [*before, *plains], None, prompt=True)
         stop = [i for i, piece in enumerate(out.pieces) if piece.origin == origin]
-        alone = self._draft()
-        self._write(alone, before, None, prompt=False)
-        sampled = [piece.what for piece in alone.pieces if piece.origin == origin]
-        if stopped and [out.pieces[i].what for i in stop] != sampled:
+        if stopped and [out.pieces[i].what for i in stop] != self._sampled_stop:
             return None
         return self._encoder.render(out, stop[-1] + 1 if stopped else stop[0]).token_ids
+
+    @functools.cached_property
+    def _sampled_stop(self) -> list[Any]:
+        """What a model samples to end a reply: what stands there when nothing follows."""
+        before = self._before(())
+        out = self._draft()
+        self._write(out, before, None, prompt=False)
+        return [piece.what for piece in out.pieces if piece.origin == (len(before) - 1, "stop")]
 
     def _before(self, token_ids: Sequence[int]) -> list[Plain]:
         """What stands for the conversation so far, whose tokens these are, when a bridge is written: messages
