@@ -135,5 +135,16 @@ class Qwen3(Tagged):
         return json_calls.read(self.tokenizer.decode(token_ids))
 
     def _edits(self, token_ids: Sequence[int], messages: Sequence[Plain]) -> bool:
-        """Reasoning is left out once a user has spoken."""
-        return self._tags.think in token_ids and any(message.role == "user" for message in messages)
+        """Reasoning is left out once a user has spoken, and an empty one as soon as anything follows."""
+        spoken = any(message.role == "user" for message in messages)
+        return self._tags.think in token_ids and (spoken or self._thought_nothing(token_ids))
+
+    def _thought_nothing(self, token_ids: Sequence[int]) -> bool:
+        """Whether the last reply has a reasoning in which nothing stands."""
+        ids = list(token_ids)
+        ids = ids[len(ids) - ids[::-1].index(self._start) :] if self._start in ids else ids
+        if self._tags.think not in ids:
+            return False
+        thought = ids[ids.index(self._tags.think) + 1 :]
+        end = thought.index(self._tags.end_think) if self._tags.end_think in thought else len(thought)
+        return not self.tokenizer.decode(thought[:end]).strip("\n")
