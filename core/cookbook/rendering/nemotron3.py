@@ -144,9 +144,12 @@ class Nemotron3(Tagged):
         return xml_calls.read(self.tokenizer.decode(token_ids), tools)
 
     def _edits(self, token_ids: Sequence[int], messages: Sequence[Plain]) -> bool:
-        """Reasoning is left out once a user has spoken; an empty one stays."""
-        spoken = any(message.role == "user" for message in messages)
-        return spoken and not self.preserve_thinking and self.thinking and self._tags.think in token_ids
+        """Once a user has spoken, reasoning is left out, an empty one aside, and the effort has moved."""
+        if not any(message.role == "user" for message in messages):
+            return False
+        thoughts = zip(token_ids, [*token_ids[1:], None], strict=True)
+        reasoned = any(id == self._tags.think and after != self._tags.end_think for id, after in thoughts)
+        return self.effort != "full" or (reasoned and not self.preserve_thinking)
 
 
 def _declaration(tool: Mapping[str, Any]) -> str:
