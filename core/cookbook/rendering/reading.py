@@ -141,12 +141,13 @@ def _reasoning(
 
 
 def _without(tokenizer: Tokenizer, ids: list[int], prefix: str) -> list[int]:
-    """The ids less those that spell the prefix; all, where no tokens spell it, or it isn't there."""
+    """The ids less those that spell the prefix, of a token that reaches over its end what remains; all, where
+    it isn't there."""
     text = ""
     for n, id in enumerate(ids[: len(prefix)], 1):
         text += tokenizer.decode([id])
-        if text == prefix:
-            return ids[n:]
+        if text.startswith(prefix):
+            return [*tokenizer.encode(text[len(prefix) :]), *ids[n:]]
     return ids
 
 
