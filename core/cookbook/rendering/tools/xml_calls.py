@@ -36,6 +36,14 @@ RULES = (
 _FUNCTION = re.compile(r"\s*<function=([^>\n]+)>\n?(.*)</function>\s*", re.DOTALL)
 _PARAMETER = re.compile(r"<parameter=([^>\n]+)>\n?(.*?)\n?</parameter>\n?", re.DOTALL)
 _PYTHON = {"True": "true", "False": "false", "None": "null"}
+_JSON_TYPES = {
+    type(None): {"null"},
+    bool: {"boolean"},
+    int: {"integer", "number"},
+    float: {"number"},
+    list: {"array"},
+    dict: {"object"},
+}
 
 
 def write(out: Draft, call: Call, json_values: bool) -> None:
@@ -86,12 +94,13 @@ def _value(text: str, type: Any) -> str:
     """The value as JSON; a number, an object or an array as it is written."""
     if type == "string":
         return to_json(text)
-    if text in _PYTHON:
-        return _PYTHON[text]
+    written = _PYTHON.get(text, text.strip())
     try:
-        value = json.loads(text)
+        value = json.loads(written)
     except (ValueError, RecursionError):
         return to_json(text)
     if isinstance(value, str) or value != value:  # a quoted text is a text with quotes; NaN is no JSON
         return to_json(text)
-    return text.strip()
+    if isinstance(type, list) and "string" in type and _JSON_TYPES[value.__class__].isdisjoint(type):
+        return to_json(text)
+    return written
