@@ -65,6 +65,9 @@ class Renderer(abc.ABC):
 
     id: str = ""
     """The id in the registry, where `get_renderer` made it."""
+    exceptions: Mapping[str, str] = {}
+    """Where this format is an exception to what holds for every other, and why: to which replies it applies
+    and what holds instead stand in tests/renderer_exceptions.py; the tests hold it to no more than this."""
 
     def __init__(self, tokenizer: Tokenizer, *, hf_parity: bool = False) -> None:
         self.options: dict[str, Any] = {}

@@ -15,6 +15,8 @@ from .tokenizers import Tokenizer
 class ChatML(Renderer):
     """default_system: the system message that the format puts first where a conversation has none."""
 
+    exceptions = {"reasoning left out": "it has no form for reasoning"}
+
     def __init__(
         self, tokenizer: Tokenizer, *, default_system: str | None = None, hf_parity: bool = False
     ) -> None:

@@ -21,6 +21,7 @@ _CALLS = Section(
     "<｜tool▁sep｜>",
     "<｜tool▁call▁end｜>",
 )
+_AFTER_A_TOOL = {"reasoning after a tool": "a reply goes on after a tool's output, in which none is opened"}
 _TOOLS = "\n\n## Tools\nYou have access to the following tools:\n"
 _RULES = (
     "\n\nIMPORTANT: ALWAYS adhere to this exact format for tool use:\n"
@@ -42,6 +43,10 @@ class DeepSeekV3(Tagged):
     def __init__(self, tokenizer: Tokenizer, *, thinking: bool = False, hf_parity: bool = False) -> None:
         super().__init__(tokenizer, hf_parity=hf_parity)
         self.thinking = thinking
+        self.exceptions = {
+            "inline reasoning": "a text that begins with <think>...</think> has its reasoning in it",
+            **(_AFTER_A_TOOL if thinking else {"reasoning left out": "the prompt closes an empty one"}),
+        }
         self._tags = Tags.of(
             tokenizer, "<think>", "</think>", _CALLS.call, _CALLS.end_call, _CALLS.begin, _CALLS.end
         )

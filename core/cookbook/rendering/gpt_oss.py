@@ -32,6 +32,8 @@ class GptOss(Renderer):
     kept, as tinker-cookbook's gpt_oss_no_sysprompt has it. current_date: YYYY-MM-DD, what the system message
     says; today's where none is given."""
 
+    exceptions = {"several calls": "each ends with a stop, so that a model says one in a reply"}
+
     def __init__(
         self,
         tokenizer: Tokenizer,

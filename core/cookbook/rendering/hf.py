@@ -45,6 +45,13 @@ class HF(Tagged):
     `build_supervised_examples` trains each reply after its own prompt.
     """
 
+    exceptions = {
+        "edits history": "a template may, so a conversation may not be trained as one",
+        "reasoning left out": "a template may have no form for reasoning",
+        "newlines": "those around reasoning, and before the text after it, may be the template's",
+        "inline reasoning": "a template may take a text that begins with <think>...</think> for it",
+    }
+
     def __init__(
         self,
         tokenizer: Tokenizer,

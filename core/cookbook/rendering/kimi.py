@@ -45,6 +45,7 @@ class Kimi(Tagged):
     ) -> None:
         super().__init__(tokenizer, hf_parity=hf_parity)
         self.version, self.thinking, self.preserve_thinking = version, thinking, preserve_thinking
+        self.exceptions = {"reasoning": "the prompt gives an empty one"} if thinking == "off" else {}
         self._tags = Tags.of(
             tokenizer, "<think>", "</think>", _CALLS.call, _CALLS.end_call, _CALLS.begin, _CALLS.end
         )

@@ -15,6 +15,8 @@ from .tokenizers import Tokenizer
 class Llama3(Renderer):
     """The chat format of Llama 3 Instruct; that of 3.1 and later less its date and its tools."""
 
+    exceptions = {"reasoning left out": "it has no form for reasoning", "white space": "it trims content"}
+
     def __init__(self, tokenizer: Tokenizer, *, hf_parity: bool = False) -> None:
         super().__init__(tokenizer, hf_parity=hf_parity)
         self._stops = [tokenizer.control("<|eot_id|>")]

@@ -42,6 +42,13 @@ class Nemotron3(Tagged):
         self._header, self._end = tokenizer.control("<|im_start|>"), tokenizer.control("<|im_end|>")
         after = ("", "") if size == "ultra" else ("\n", "\n")
         self._framing = Framing(before_end_think=after[0], after_end_think=after[1])
+        never, why = ("no reasoning", "opens one") if thinking else ("reasoning", "gives an empty one")
+        self.exceptions = {
+            "white space": "it trims content and reasoning",
+            "inline reasoning": "a text that begins with <think>...</think> has its reasoning in it",
+            **xml_calls.EXCEPTIONS,
+            never: f"the prompt {why}",
+        }
 
     def _write(self, out: Draft, messages: Sequence[Plain], tools: Tools, prompt: bool) -> None:
         first = self._write_system(out, messages, tools)

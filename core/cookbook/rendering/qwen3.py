@@ -39,6 +39,7 @@ class Qwen3(Tagged):
     ) -> None:
         super().__init__(tokenizer, hf_parity=hf_parity)
         self.thinking, self.vision = thinking, vision
+        self.exceptions = _exceptions(thinking)
         self._tags = Tags.of(tokenizer, "<think>", "</think>", "<tool_call>", "</tool_call>")
         self._header, self._end = tokenizer.control("<|im_start|>"), tokenizer.control("<|im_end|>")
 
@@ -148,3 +149,16 @@ class Qwen3(Tagged):
         thought = ids[ids.index(self._tags.think) + 1 :]
         end = thought.index(self._tags.end_think) if self._tags.end_think in thought else len(thought)
         return not self.tokenizer.decode(thought[:end]).strip("\n")
+
+
+def _exceptions(thinking: str) -> dict[str, str]:
+    if thinking == "none":
+        return {"reasoning left out": "it has no form for reasoning"}
+    common = {
+        "newlines": "those around reasoning, and before the text after it, are the format's",
+        "inline reasoning": "a text that begins with <think>...</think> has its reasoning in it",
+    }
+    return common | {
+        "off": {"reasoning": "the prompt gives an empty one"},
+        "opened": {"empty reasoning split": "the prompt ends with the first newline of it"},
+    }.get(thinking, {})

@@ -22,6 +22,7 @@ _EFFORTS = {
     "low": "Reasoning effort is set to low. Keep your thinking brief and focused, moving directly to the "
     "conclusion without unnecessary elaboration.",
 }
+_SPLIT = {"empty reasoning split": "the prompt ends with the first newline of it"}
 _EMPTY = "<think>\n\n</think>\n\n"
 
 
@@ -48,6 +49,12 @@ class Qwen35(Tagged):
         self._tags = Tags.of(tokenizer, "<think>", "</think>", "<tool_call>", "</tool_call>")
         self._header, self._end = tokenizer.control("<|im_start|>"), tokenizer.control("<|im_end|>")
         self._framing = Framing(before_call="\n\n")
+        self.exceptions = {
+            "white space": "it trims content and reasoning",
+            "inline reasoning": "a text that begins with <think>...</think> has its reasoning in it",
+            **xml_calls.EXCEPTIONS,
+            **(_SPLIT if thinking else {"reasoning": "the prompt gives an empty one"}),
+        }
 
     def _write(self, out: Draft, messages: Sequence[Plain], tools: Tools, prompt: bool) -> None:
         asked = last_query([(message.role, message.text.strip()) for message in messages], self.hf_parity)

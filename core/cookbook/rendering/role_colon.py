@@ -20,6 +20,12 @@ class RoleColon(Renderer):
     sentence and the blank line after it are one token in many vocabularies. Content is parsed stripped.
     """
 
+    exceptions = {
+        "reasoning left out": "it has no form for reasoning",
+        "white space": "a blank before the content and a blank line after it are the format's",
+        "trimmed when read": "content is written as it is and read without its white space",
+    }
+
     def _write(self, out: Draft, messages: Sequence[Plain], tools: Tools, prompt: bool) -> None:
         if tools:
             raise RendererError("RoleColon has no form for tools; choose another renderer=...")

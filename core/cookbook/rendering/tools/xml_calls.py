@@ -33,6 +33,12 @@ RULES = (
     "call, but NOT after\n- If there is no function call available, answer the question like normal with "
     "your current knowledge and do not tell the user about function calls\n</IMPORTANT>"
 )
+EXCEPTIONS = {
+    "argument text": "arguments are values, each between tags, so the JSON text they were written in is lost",
+    "tags in arguments": "nothing tells a closing tag within a text from one that ends it",
+    "undeclared types": "text that looks like JSON is taken for JSON where no schema says that it is text",
+}
+"""What a format with such calls declares (`Renderer.exceptions`)."""
 _FUNCTION = re.compile(r"\s*<function=([^>\n]+)>\n?(.*)</function>\s*", re.DOTALL)
 _PARAMETER = re.compile(r"<parameter=([^>\n]+)>\n?(.*?)\n?</parameter>\n?", re.DOTALL)
 _PYTHON = {"True": "true", "False": "false", "None": "null"}
