@@ -139,8 +139,10 @@ class Nemotron3(Tagged):
         if self.hf_parity:
             out.text(inline)
         elif inline:
-            out.own("<think>")
-            out.text(inline.removeprefix("<think>").removesuffix("</think>"))
+            thinking = inline.removeprefix("<think>").removesuffix("</think>")
+            given = self.thinking and thinking.startswith("\n")  # the prompt gives both
+            (out.header if given else out.own)("<think>\n" if given else "<think>")
+            out.text(thinking[given:])
             out.own("</think>")
         out.text(rest)
 
