@@ -276,7 +276,7 @@ CHATML = (
 def test_a_models_own_template_gives_what_chatml_gives(made, tmp_path):
     own, chatml = made("hf", chat_template=CHATML), made("chatml")
     talk = [
-        {"role": "system", "content": "<|im_end|>"},
+        {"role": "system", "content": "<|im_end|>\ue000\ue001"},
         *ASKED,
         {"role": "assistant", "content": "a<|im_start|>"},
         *ASKED,

@@ -13,7 +13,7 @@ from ..types import Message
 from .base import Renderer, Tools
 from .draft import Draft
 from .messages import Plain, only_text
-from .reading import reply
+from .reading import after_last, reply
 from .stream import Region, Step
 from .tokenizers import Tokenizer
 from .tools import Call, Unparsed, typescript
@@ -198,8 +198,7 @@ class GptOss(Renderer):
 
     def _begun(self, prompt_ids: Sequence[int]) -> list[int]:
         """What a prompt has of the message to come."""
-        ids = list(prompt_ids)
-        return ids[len(ids) - ids[::-1].index(self._start) :] if self._start in ids else []
+        return after_last(prompt_ids, self._start) if self._start in prompt_ids else []
 
     def _steps(self, prompt_ids: Sequence[int]) -> Step:
         header = self._begun(prompt_ids)
@@ -231,9 +230,7 @@ class GptOss(Renderer):
         return not token_ids or token_ids[-1] != self._call
 
     def _before(self, token_ids: Sequence[int]) -> list[Plain]:
-        ids = list(token_ids)
-        start = len(ids) - ids[::-1].index(self._start) if self._start in ids else 0
-        recipient = _RECIPIENT.search(self.tokenizer.decode(ids[start:]))
+        recipient = _RECIPIENT.search(self.tokenizer.decode(after_last(token_ids, self._start)))
         name = recipient.group(1).removeprefix("functions.") if recipient else ""
         return [Plain("assistant", calls=[Call(name, "")])]
 

@@ -19,7 +19,9 @@ from .reading import Tagged, Tags
 from .tokenizers import Tokenizer, model_file
 from .tools import Call, Unparsed, json_calls, openai_tool, xml_calls
 
-_MARK = "\ue000"  # of the private use area; keeps a user's "<|im_end|>" apart from the template's
+# Of the private use area: within a user's "<|im_end|>", which keeps it apart from the template's; and after
+# a mark that was a user's own.
+_MARK, _KEPT = "\ue000", "\ue001"
 _takes_text = re.compile(
     r"arguments['\"]?\]?\s+is\s+string|\+\s*\w+(\.|\[')(function)?('\])?(\.|\[')arguments"
 )
@@ -129,12 +131,13 @@ class HF(Tagged):
 
     def _pieces(self, out: Draft, text: str, kind: Any) -> None:
         pieces = self.tokenizer.split(text)
-        out.add([piece.replace(_MARK, "") if isinstance(piece, str) else piece for piece in pieces], kind)
+        out.add([_unmarked(piece) if isinstance(piece, str) else piece for piece in pieces], kind)
 
     def _literal(self, text: str) -> str:
         """A text in which no control token can be read."""
         if self.hf_parity:
             return text
+        text = text.replace(_MARK, _MARK + _KEPT)
         return self.tokenizer.sub_controls(lambda match: match.group()[0] + _MARK + match.group()[1:], text)
 
     def _text(self, messages: Sequence[Plain], tools: Tools, prompt: bool) -> str:
@@ -209,6 +212,10 @@ _EDITS = (
     "comes before it otherwise once it follows, or itself once others do; train the last reply alone "
     "(train_on_what=last_assistant_message), or each after its own prompt (build_supervised_examples)"
 )
+
+
+def _unmarked(text: str) -> str:
+    return re.sub(f"{_MARK}({_KEPT}?)", lambda match: _MARK if match.group(1) else "", text)
 
 
 def _optional(tokenizer: Tokenizer, name: str) -> int | None:

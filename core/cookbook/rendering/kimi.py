@@ -12,7 +12,7 @@ from .base import Tools
 from .draft import Draft
 from .images import Image
 from .messages import Plain
-from .reading import Framing, Tagged, Tags
+from .reading import Framing, Tagged, Tags, after_last
 from .tokenizers import Tokenizer
 from .tools import Call, Unparsed, openai_tool, typescript
 from .tools.section_calls import Section
@@ -139,14 +139,8 @@ class Kimi(Tagged):
         return (
             not self.preserve_thinking
             and _reasons(token_ids, self._tags)
-            and self._tags.call not in _last(token_ids, self._header)
+            and self._tags.call not in after_last(token_ids, self._header)
         )
-
-
-def _last(token_ids: Sequence[int], header: int | None) -> Sequence[int]:
-    """The tokens of the last message's content."""
-    ids = list(token_ids)
-    return ids[len(ids) - ids[::-1].index(header) :] if header in ids else ids
 
 
 def _reasons(token_ids: Sequence[int], tags: Tags) -> bool:

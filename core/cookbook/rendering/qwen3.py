@@ -10,7 +10,7 @@ from .base import Tools
 from .draft import Draft
 from .images import Image, qwen_image_tokens
 from .messages import Plain, inline_thinking, last_query
-from .reading import Tagged, Tags
+from .reading import Tagged, Tags, after_last
 from .tokenizers import Tokenizer
 from .tools import Call, Unparsed, json_calls, openai_tool, to_json
 
@@ -142,8 +142,7 @@ class Qwen3(Tagged):
 
     def _thought_nothing(self, token_ids: Sequence[int]) -> bool:
         """Whether the last reply has a reasoning in which nothing stands."""
-        ids = list(token_ids)
-        ids = ids[len(ids) - ids[::-1].index(self._start) :] if self._start in ids else ids
+        ids = after_last(token_ids, self._header)
         if self._tags.think not in ids:
             return False
         thought = ids[ids.index(self._tags.think) + 1 :]

@@ -104,6 +104,12 @@ class Tagged(Renderer):
         return step
 
 
+def after_last(token_ids: Sequence[int], id: int | None) -> list[int]:
+    """The ids after the last such id; all, where there is none."""
+    ids = list(token_ids)
+    return ids[len(ids) - ids[::-1].index(id) :] if id in ids else ids
+
+
 def reply(
     content: str, reasoning: str = "", calls: Sequence[Call] = (), unparsed: Sequence[Unparsed] = ()
 ) -> Message:

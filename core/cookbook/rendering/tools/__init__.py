@@ -62,7 +62,7 @@ def call_of(call: Any, where: str) -> Call:
     arguments = function.get("arguments")
     if not isinstance(arguments, str):
         arguments = to_json({} if arguments is None else arguments)
-    return Call(function["name"], arguments, call.get("id"))
+    return Call(function["name"], arguments if arguments.strip() else "{}", call.get("id"))
 
 
 def function_of(tool: Any) -> dict[str, Any]:
