@@ -80,7 +80,7 @@ def test_the_prompt_ends_with_the_header_of_the_reply_to_come(file, tiny_model, 
         ('[{"role": "user"}]', [], r"messages[0] is {'role': 'user'}, not"),
         ('[{"role": "user", "content": "x"}]', [], "trains nothing of this conversation"),
         ("[]", ["--train-on", "x"], "train_on_what='x': it is one of"),
-        ("[]", ["--options", "{"], "--options '{' is no JSON"),
+        ("[]", ["--options", "{"], "--options='{' is no JSON"),
         ("[]", ["--options", '{"a": 1}'], "renderer core/chatml: got an unexpected keyword argument 'a'"),
         ("[]", ["--html"], "--html needs a value"),
         ("[]", ["--colour"], "there is no flag '--colour'"),
@@ -100,5 +100,5 @@ def test_help_names_every_flag(capsys):
 
 
 def test_a_file_that_is_not_there_is_named(tiny_model, capsys):
-    assert main(["render", "/nowhere.jsonl", "--model", str(tiny_model), "--renderer", "chatml"]) != 0
+    assert main(["render", "/nowhere.jsonl", "--model", str(tiny_model), "--renderer", "chatml"]) == 2
     assert "/nowhere.jsonl" in capsys.readouterr().err

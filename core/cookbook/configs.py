@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import json
 import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -319,3 +320,14 @@ def _one_line(text: str) -> str:
         names = missing[1].split(", ")
         return f"{', '.join(names)} not given: add " + " ".join(f"{n}=..." for n in names)
     return " ".join(re.sub(r"\(when evaluating argument [^)]*\)", "", text).split()).rstrip("; ")
+
+
+def json_object(name: str, text: str) -> dict[str, Any]:
+    """An option that is a JSON object; empty for "". Raises `ConfigError` with one line for what is none."""
+    try:
+        value = json.loads(text) if text else {}
+    except ValueError as e:
+        raise ConfigError(f"{name}={text!r} is no JSON: {e}") from None
+    if not isinstance(value, dict):
+        raise ConfigError(f"{name}={text!r} is no JSON object, {{...}}")
+    return value

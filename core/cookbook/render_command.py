@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from . import files
+from .configs import json_object
 from .errors import ConfigError, CookbookError
 from .registry import find, renderer_for_model
 from .rendering import Rendered, Renderer, TrainOnWhat, get_renderer, load_tokenizer
@@ -153,10 +154,7 @@ def _renderer(flags: dict[str, str]) -> Renderer:
     id = flags.get("--renderer") or renderer_for_model(model)
     if id is None:
         raise ConfigError(f"no plugin knows the chat format of {model!r}; give --renderer, --renderer hf say")
-    try:
-        options = json.loads(flags.get("--options", "{}"))
-    except ValueError as e:
-        raise ConfigError(f"--options {flags['--options']!r} is no JSON: {e}") from None
+    options = json_object("--options", flags.get("--options", ""))
     try:
         return get_renderer(id, tokenizer, **options)
     except CookbookError as e:
@@ -165,10 +163,18 @@ def _renderer(flags: dict[str, str]) -> Renderer:
         raise
 
 
+def _read(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as e:
+        reason = e.strerror if isinstance(e, OSError) else f"isn't UTF-8 from byte {e.start} on"
+        raise ConfigError(f"{file}: {reason}; give a file of conversations, one a line") from None
+
+
 def _rows(file: Path) -> list[tuple[int, tuple[list[Any], list[Any] | None]]]:
     """The line number, messages and tools of each conversation."""
     rows: list[tuple[int, tuple[list[Any], list[Any] | None]]] = []
-    for at, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
+    for at, line in enumerate(_read(file).split("\n"), 1):
         if not line.strip():
             continue
         try:

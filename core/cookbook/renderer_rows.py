@@ -27,6 +27,8 @@ def register_renderers(register: Register) -> None:
     vision = {"thinking": "none", "vision": True}
     register("qwen3_vl", qwen3, "Qwen3-VL", options=vision)
     register("qwen3_vl_instruct", qwen3, "Qwen3-VL Instruct", options=vision)
+    thinking = {"thinking": "opened", "vision": True}
+    register("qwen3_vl_thinking", qwen3, "Qwen3-VL Thinking, as Qwen3 Thinking", options=thinking)
     _qwen3_5(register)
     _nemotron3(register)
     _kimi(register)
@@ -99,30 +101,35 @@ def _gpt_oss(register: Register) -> None:
     register("gpt_oss_no_sysprompt", target, bare, options={"effort": None})
 
 
-# The first that matches a model's name, lower-case and without its owner, says its format. A base model has
-# seen no chat format.
+_SIZE = r"[\d.]+[bm](-a[\d.]+b)?"  # "8B", "30B-A3B"
+_STORED = r"(-(fp8|bf16|fp16|nvfp4|int4|awq|gptq|gptq-int[48]|mxfp4|mlx|gguf|unsloth|bnb-4bit|hf))*"
+# The first that matches a model's whole name, lower-case and without its owner, says its format. A base model
+# has seen no chat format.
 _FORMATS = [
-    (re.compile(pattern), id)
+    (re.compile(f"(?:{pattern}){_STORED}"), id)
     for pattern, id in [
-        (r"smollm2.*instruct", "smollm2"),
-        (r"(meta-)?llama-3(\.\d)?-.*instruct", "llama3"),
-        (r"qwen3-vl.*instruct", "qwen3_vl_instruct"),
-        (r"qwen3-vl.*thinking", "qwen3_vl"),
-        (r"qwen3-[\d.]+b.*instruct", "qwen3_instruct"),
-        (r"qwen3-[\d.]+b.*thinking", "qwen3_thinking"),
-        (r"qwen3-[\d.]+b(?!.*base)", "qwen3"),
-        (r"qwen3\.5(?!.*base)", "qwen3_5"),
-        (r"qwen3\.6(?!.*base)", "qwen3_6"),
-        (r"qwen3\.8(?!.*base)", "qwen3_8"),
-        (r"deepseek-v3\.1(?!.*base)", "deepseekv3"),
+        (rf"smollm2-{_SIZE}-instruct", "smollm2"),
+        (rf"(meta-)?llama-3(\.\d)?-{_SIZE}-instruct", "llama3"),
+        (rf"qwen3-vl-{_SIZE}-instruct", "qwen3_vl_instruct"),
+        (rf"qwen3-vl-{_SIZE}-thinking", "qwen3_vl_thinking"),
+        (rf"qwen3-vl-{_SIZE}", "qwen3_vl"),
+        (rf"qwen3-{_SIZE}-instruct-2507", "qwen3_instruct"),
+        (rf"qwen3-{_SIZE}-thinking-2507", "qwen3_thinking"),
+        (rf"qwen3-{_SIZE}", "qwen3"),
+        (r"qwen3\.5-(0\.8|2)b", "qwen3_5_disable_thinking"),  # which don't reason unless asked
+        (rf"qwen3\.5-{_SIZE}", "qwen3_5"),
+        (rf"qwen3\.6-{_SIZE}", "qwen3_6"),
+        (rf"qwen3\.8-{_SIZE}", "qwen3_8"),
+        (r"deepseek-v3\.1(-terminus)?", "deepseekv3"),
         (r"kimi-k2-thinking", "kimi_k2"),
         (r"kimi-k2\.5", "kimi_k25"),
         (r"kimi-k2\.6", "kimi_k26"),
-        (r"(nvidia-)?nemotron-3-nano(?!.*base)", "nemotron3"),
-        (r"(nvidia-)?nemotron-3-super(?!.*base)", "nemotron3_super"),
-        (r"(nvidia-)?nemotron-3-ultra(?!.*base)", "nemotron3_ultra"),
+        (rf"(nvidia-)?nemotron-3-nano-{_SIZE}", "nemotron3"),
+        (rf"(nvidia-)?nemotron-3-super-{_SIZE}", "nemotron3_super"),
+        (rf"(nvidia-)?nemotron-3-ultra-{_SIZE}", "nemotron3_ultra"),
         (r"gpt-oss-\d+b", "gpt_oss_medium_reasoning"),
-        (r"smollm2-|(meta-)?llama-3|(qwen3|deepseek-v3\.1|(nvidia-)?nemotron-3).*base", "role_colon"),
+        (rf"(smollm2|(meta-)?llama-3(\.\d)?)-{_SIZE}|deepseek-v3\.1-base", "role_colon"),
+        (rf"(qwen3(\.\d)?|(nvidia-)?nemotron-3-\w+)-{_SIZE}-base", "role_colon"),
     ]
 ]
 
@@ -130,4 +137,4 @@ _FORMATS = [
 @hookimpl
 def renderer_for_model(model: str) -> str | None:
     name = model.partition(":")[0].rstrip("/").rsplit("/", 1)[-1].lower()  # a tuned model's suffix aside
-    return next((f"core/{id}" for pattern, id in _FORMATS if pattern.match(name)), None)
+    return next((f"core/{id}" for pattern, id in _FORMATS if pattern.fullmatch(name)), None)

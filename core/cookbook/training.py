@@ -3,7 +3,6 @@ weights come from, and their checkpoints."""
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -13,7 +12,7 @@ import chz
 import tinker
 
 from .backends.base import Sampler, Saved, Trainer, plain_errors, told
-from .configs import by_id
+from .configs import by_id, json_object
 from .errors import BackendError, ConfigError
 from .kinds import BackendConfig, TrackerConfig
 from .registry import find, renderer_for_model
@@ -102,7 +101,7 @@ class TrainConfig:
         tokenizer = self.backend.tokenizer(self.model)
         if recorded:
             return get_renderer(recorded["id"], tokenizer, **recorded["options"])
-        options = _json_object("renderer_options", self.renderer_options)
+        options = json_object("renderer_options", self.renderer_options)
         if self.renderer != "auto":
             return get_renderer(self.renderer, tokenizer, **options)
         loaded = record_of(self.load).get("renderer") if self.load else None
@@ -144,16 +143,6 @@ class TrainConfig:
         if loaded:
             return await service.create_training_client_from_state(loaded)
         return await service.create_lora_training_client(self.model, rank=self.lora_rank, seed=self.seed)
-
-
-def _json_object(name: str, text: str) -> dict[str, Any]:
-    try:
-        value = json.loads(text) if text else {}
-    except ValueError as e:
-        raise ConfigError(f"{name}={text!r} is no JSON: {e}") from None
-    if not isinstance(value, dict):
-        raise ConfigError(f"{name}={text!r} is no JSON object, {{...}}")
-    return value
 
 
 class Checkpoints:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import abc
 import functools
 import inspect
+import types
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from .. import registry
 from ..errors import RendererError
@@ -95,6 +96,9 @@ class Renderer(abc.ABC):
         """The message that a reply's tokens, up to its stop and without it, say; and what is wrong with it,
         or "". prompt_ids: what it was sampled after, empty where nobody says. Never raises."""
 
+    _weighs_replies = False
+    """Whether what stands of a reply depends on other replies, also on some that weren't sampled."""
+
     def _edits(self, token_ids: Sequence[int], messages: Sequence[Plain]) -> bool:
         """Whether the format writes the tokens so far otherwise once these messages follow them."""
         return False
@@ -140,9 +144,11 @@ class Renderer(abc.ABC):
 
         Never re-encodes what was sampled. A reply that was cut off gets its stop here. None where the
         format can't extend: it edits what came before, or a stop that was sampled can't stand there.
+        Raises `RendererError` for images, and for what the format can't say.
         """
         plains = [plain(message, f"messages[{i}]") for i, message in enumerate(messages)]
-        if self._edits(token_ids, plains):
+        unsampled = any(message.role == "assistant" for message in plains)
+        if self._edits(token_ids, plains) or (unsampled and self._weighs_replies):
             return None
         before = self._before(token_ids)
         origin = (len(before) - 1, "stop")
@@ -151,7 +157,7 @@ class Renderer(abc.ABC):
         stop = [i for i, piece in enumerate(out.pieces) if piece.origin == origin]
         if stopped and [out.pieces[i].what for i in stop] != self._sampled_stop:
             return None
-        return self._encoder.render(out, stop[-1] + 1 if stopped else stop[0]).token_ids
+        return self._encoder.render(out, stop[-1] + 1 if stopped else stop[0]).only_tokens()
 
     @functools.cached_property
     def _sampled_stop(self) -> list[Any]:
@@ -184,7 +190,7 @@ class Renderer(abc.ABC):
         if prefill:
             out.begin(len(messages), reply=True)
             out.border()
-            out.own(prefill)
+            out.add(self.tokenizer.split(prefill), "content")
         return self._encoder.render(out)
 
     def build_supervised_example(
@@ -287,7 +293,7 @@ def _begins(example: Rendered, earlier: Rendered) -> bool:
     return example.token_ids[: len(earlier.token_ids)] == earlier.token_ids
 
 
-def get_renderer(id: str, tokenizer: Tokenizer, **options: Any) -> Renderer:
+def get_renderer(id: str, tokenizer: Tokenizer, /, **options: Any) -> Renderer:
     """A registered renderer for this tokenizer; it says which it is (`id`) and what made it so (`options`).
 
     Raises `UnknownIdError`, `PluginError`, and `RendererError` for an option that it doesn't take.
@@ -298,7 +304,31 @@ def get_renderer(id: str, tokenizer: Tokenizer, **options: Any) -> Renderer:
         inspect.signature(target).bind(tokenizer, **options)
     except TypeError as e:
         raise RendererError(f"renderer {row.id}: {e}; `cookbook show {row.id}` lists its options") from None
+    _check_options(row.id, target, options)
     renderer: Renderer = target(tokenizer, **options)
     renderer.id = row.id
     renderer.options = {**row.options, **options, **renderer.options}
     return renderer
+
+
+def _check_options(id: str, target: Any, options: Mapping[str, Any]) -> None:
+    """Raises `RendererError` for a value that the target's annotations, `Literal` and bool, don't allow."""
+    function = getattr(target, "func", target)
+    hints = get_type_hints(function.__init__ if isinstance(function, type) else function)
+    for name, value in options.items():
+        hint = hints.get(name)
+        allowed = [True, False] if hint is bool else _literals(hint)
+        if allowed and not any(
+            value is each or (value == each and type(value) is type(each)) for each in allowed
+        ):
+            raise RendererError(
+                f"renderer {id}: {name}={value!r}: it is one of {', '.join(map(repr, allowed))}"
+            )
+
+
+def _literals(hint: Any) -> list[Any]:
+    """The values that `Literal[...]`, alone or with others, allows; empty, where it allows all."""
+    parts = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
+    if not any(get_origin(part) is Literal for part in parts):
+        return []
+    return [value for part in parts for value in (get_args(part) if get_origin(part) is Literal else [None])]

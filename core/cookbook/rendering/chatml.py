@@ -34,7 +34,9 @@ class ChatML(Renderer):
             between = "\n"
         for i, message in enumerate(messages):
             out.begin(i, reply=message.role == "assistant")
-            out.header(f"{between}<|im_start|>{message.role}\n")
+            out.header(f"{between}<|im_start|>")
+            out.text(message.role, "header")
+            out.header("\n")
             out.text(message.text if self.hf_parity else only_text(message, "ChatML"))
             out.stop("<|im_end|>")
             between = "\n"

@@ -106,7 +106,7 @@ class DeepSeekV3(Tagged):
 
     def _write_reply(self, out: Draft, message: Plain, before: str, reasoned: bool) -> None:
         """reasoned: a target, which keeps its reasoning where the prompt opens one."""
-        thinking, text = message.thinking, message.text
+        thinking, text = message.thinking, only_text(Plain(message.role, message.parts), "DeepSeekV3")
         inline = (
             before != "tool" and not message.calls if self.hf_parity else text.lstrip().startswith("<think>")
         )
@@ -120,8 +120,8 @@ class DeepSeekV3(Tagged):
         elif before == "user":
             out.header("<｜Assistant｜></think>")
         out.text(text)
-        if message.calls:
-            _CALLS.write(out, [(call.name, call.arguments) for call in message.calls])
+        if message.calls or message.broken:
+            _CALLS.write(out, [(call.name, call.arguments) for call in message.calls], message.broken)
         out.stop("<｜end▁of▁sentence｜>")
 
     def get_stop_sequences(self) -> list[int]:

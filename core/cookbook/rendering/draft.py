@@ -6,7 +6,7 @@ from bisect import bisect_right
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from ..errors import RendererError
 from .images import PLACEHOLDER, Image, ImageChunk
@@ -44,6 +44,10 @@ class Rendered:
     weights: list[float]
     runs: tuple[tuple[Piece, ...], ...] = field(default=(), repr=False, compare=False)
     tokenizer: Tokenizer | None = field(default=None, repr=False, compare=False)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A pickle has neither the tokenizer nor where tokens come from."""
+        return Rendered, (self.token_ids, self.weights)
 
     def only_tokens(self) -> list[int]:
         """`token_ids`, for who can't carry images. Raises `RendererError` where there are images."""
@@ -127,6 +131,8 @@ class Draft:
 
     def text(self, text: str, kind: Kind = "content") -> None:
         """Somebody's words."""
+        if not isinstance(text, str):  # an int would be a token's id
+            raise RendererError(f"{text!r} stands where text must")
         if text:
             self.add(self._tokenizer.split(text) if self._parity else [text], kind)
 

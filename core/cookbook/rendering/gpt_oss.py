@@ -34,6 +34,8 @@ class GptOss(Renderer):
 
     exceptions = {"several calls": "each ends with a stop, so that a model says one in a reply"}
 
+    _weighs_replies = True
+
     def __init__(
         self,
         tokenizer: Tokenizer,
@@ -65,8 +67,8 @@ class GptOss(Renderer):
                 self._write_reply(out, message, i > answered or self.effort is None, final)
                 called = message.calls[-1].name if message.calls else called
             elif message.role == "tool":
-                out.header("<|start|>functions.")
-                out.text(message.name or names.get(message.call_id or "") or called, "header")
+                out.header("<|start|>")
+                out.text(_recipient(message.name or names.get(message.call_id or "") or called), "header")
                 out.header(" to=assistant<|channel|>commentary<|message|>")
                 out.text(only_text(message, "GptOss"))
                 out.stop("<|end|>")
@@ -117,6 +119,7 @@ class GptOss(Renderer):
         """final: nothing follows, so that an answer ends as a model ends it."""
         out.header("<|start|>assistant")
         text = only_text(Plain(message.role, message.parts), "GptOss")
+        text += "".join(message.broken)  # whatever it was addressed to
         between = ""
         empty = (
             message.thinking == "" and self.hf_parity and self.effort is not None
@@ -134,8 +137,8 @@ class GptOss(Renderer):
                 out.stop("<|call|>")
                 out.header("<|start|>assistant")
                 between = ""
-            out.own(f"{between} to=functions.")
-            out.text(call.name)
+            out.own(f"{between} to=")
+            out.text(_recipient(call.name))
             out.own("<|channel|>commentary <|constrain|>json<|message|>")
             out.text(call.arguments)
         if message.calls:
@@ -191,8 +194,8 @@ class GptOss(Renderer):
                 body = []
             else:
                 (header if body is None else body).append(id)
-        if body is not None:
-            return [*parts, (header, body)]
+        if body is not None or _RECIPIENT.search(self.tokenizer.decode(header)):
+            return [*parts, (header, body or [])]
         sampled = header[len(begun) :] if not parts else header
         return [*parts, ([], sampled)] if sampled and self._channel not in header else parts
 
@@ -201,7 +204,7 @@ class GptOss(Renderer):
         return after_last(prompt_ids, self._start) if self._start in prompt_ids else []
 
     def _steps(self, prompt_ids: Sequence[int]) -> Step:
-        header = self._begun(prompt_ids)
+        header = list(self._begun(prompt_ids))
         region: Region | None = self._region(header) if self._message in header else None
 
         def step(id: int) -> Region | None:
@@ -214,7 +217,7 @@ class GptOss(Renderer):
             if id == self._message:
                 region = self._region(header)
             else:
-                header = [*header, id]
+                header.append(id)
             return None
 
         return step
@@ -233,6 +236,11 @@ class GptOss(Renderer):
         recipient = _RECIPIENT.search(self.tokenizer.decode(after_last(token_ids, self._start)))
         name = recipient.group(1).removeprefix("functions.") if recipient else ""
         return [Plain("assistant", calls=[Call(name, "")])]
+
+
+def _recipient(name: str) -> str:
+    """A function's address; a built-in tool is its own."""
+    return name if name == "python" or name.startswith("browser.") else f"functions.{name}"
 
 
 def _call(recipient: str, arguments: str) -> Call | Unparsed:

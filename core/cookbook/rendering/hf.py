@@ -27,6 +27,7 @@ _takes_text = re.compile(
 )
 _USER = Plain("user", ["?"])
 _REPLY = Plain("assistant", ["!"])
+_CALL = Plain("assistant", calls=[Call("f", "{}", "functions.f:0")])
 
 
 class _Span(NamedTuple):
@@ -39,7 +40,8 @@ class _Span(NamedTuple):
 
 class HF(Tagged):
     """chat_template: the template, or a file that holds it; the model's own where none is given.
-    template_options: what else the template takes, {"enable_thinking": False} say.
+    template_options: what else the template takes, {"enable_thinking": False} say. current_date: YYYY-MM-DD,
+    for templates that write it; today's where none is given.
 
     What a template is for can't be read off it, so it is found by differences: a reply is what the text of a
     conversation has more than the prompt to it. Where a template edits what came before (reasoning that is
@@ -60,30 +62,42 @@ class HF(Tagged):
         *,
         chat_template: str | None = None,
         template_options: Mapping[str, Any] | None = None,
+        current_date: str | None = None,
         hf_parity: bool = False,
     ) -> None:
         super().__init__(tokenizer, hf_parity=hf_parity)
         self.chat_template = _template_of(tokenizer.name, chat_template)
         self.template_options = dict(template_options or {})
         self._special = _special_tokens(tokenizer.name)
+        self.current_date = current_date or datetime.date.today().isoformat()
+        # recorded: a run that goes on keeps them, whatever becomes of the file
+        self.options = {"chat_template": self.chat_template, "current_date": self.current_date}
+        if not tokenizer.byte_level or tokenizer.strips:
+            raise RendererError(
+                f"the tokenizer of {tokenizer.name!r} treats white space beside control tokens in a way of "
+                "its own, which hf doesn't know; choose another with renderer=..."
+            )
         self._json_arguments = _takes_text.search(self.chat_template) is not None
-        stops = [piece for piece in tokenizer.split(self._stop()) if isinstance(piece, int)]
-        if not stops:
+        self._stops = self._found_stops()
+        if not self._stops:
             raise RendererError(
                 f"the chat template of {tokenizer.name!r} ends a reply without a control token, so nothing "
                 "tells where it ends; choose another with renderer=..., `cookbook list renderer` shows them"
             )
-        self._stops = stops[-1:]
         self._tags = Tags(
             *[_optional(tokenizer, name) for name in ("<think>", "</think>", "<tool_call>", "</tool_call>")]
         )
 
-    def _stop(self) -> str:
-        """What the template writes after a reply's content."""
-        prompt, whole = self._text([_USER], None, True), self._text([_USER, _REPLY], None, False)
-        return (
-            whole[len(prompt) :].partition("!")[2] if whole.startswith(prompt) else whole.rpartition("!")[2]
-        )
+    def _found_stops(self) -> list[int]:
+        """The first control token after an answer; after a call, that one or else the last there is."""
+        after = self._text([_USER, _REPLY], None, False).rpartition("!")[2]
+        stops = [piece for piece in self.tokenizer.split(after) if isinstance(piece, int)][:1]
+        prompt = self._text_or_none([_USER], None, True)
+        called = self._text_or_none([_USER, _CALL], None, False)
+        if stops and prompt is not None and called is not None and called.startswith(prompt):
+            controls = [p for p in self.tokenizer.split(called[len(prompt) :]) if isinstance(p, int)]
+            stops += [] if stops[0] in controls else controls[-1:]
+        return stops
 
     def _write(self, out: Draft, messages: Sequence[Plain], tools: Tools, prompt: bool) -> None:
         if any(isinstance(part, Image) for message in messages for part in message.parts):
@@ -101,7 +115,7 @@ class HF(Tagged):
             said, stop = self._parted(text[span.content : span.end])
             self._pieces(out, said, "content")
             self._pieces(out, stop, "stop")
-            at = span.end
+            at = span.content + len(said) + len(stop)
         if prompt:
             out.begin(len(messages), reply=True)
         self._pieces(out, text[at:] if prompt else text[at:].rstrip(), "header")
@@ -124,9 +138,12 @@ class HF(Tagged):
         return _Span(at, content, end) if content <= end else None
 
     def _parted(self, text: str) -> tuple[str, str]:
-        """A message's content, and the control token that ends it."""
-        for match in reversed(list(self.tokenizer.controls_in(text))):
-            return text[: match.start()], text[match.start() :]
+        """A message's content, and the control token that ends it: a stop, else the last there is."""
+        found = list(self.tokenizer.controls_in(text))
+        for match in [
+            m for m in reversed(found) if self.tokenizer.control(m.group()) in self._stops
+        ] or found[-1:]:
+            return text[: match.start()], match.group()
         return text, ""
 
     def _pieces(self, out: Draft, text: str, kind: Any) -> None:
@@ -138,7 +155,13 @@ class HF(Tagged):
         if self.hf_parity:
             return text
         text = text.replace(_MARK, _MARK + _KEPT)
-        return self.tokenizer.sub_controls(lambda match: match.group()[0] + _MARK + match.group()[1:], text)
+        text = self.tokenizer.sub_controls(lambda match: match.group()[0] + _MARK + match.group()[1:], text)
+        starts, ends = self.tokenizer.control_parts
+        longest = max(map(len, starts), default=0)
+        # half a tag, whose other half the template may have
+        if any(text[-n:] in starts for n in range(1, longest + 1)):
+            text += _MARK
+        return _MARK + text if any(text[:n] in ends for n in range(1, longest + 1)) else text
 
     def _text(self, messages: Sequence[Plain], tools: Tools, prompt: bool) -> str:
         try:
@@ -146,6 +169,7 @@ class HF(Tagged):
                 messages=[self._message(message) for message in messages],
                 tools=[_mapped(openai_tool(tool), self._literal) for tool in tools] if tools else None,
                 add_generation_prompt=prompt,
+                strftime_now=datetime.date.fromisoformat(self.current_date).strftime,
                 **{**self._special, **self.template_options},
             )
         except Exception as e:  # templates raise what they like
@@ -164,13 +188,13 @@ class HF(Tagged):
 
     def _message(self, message: Plain) -> dict[str, Any]:
         """As templates expect a message: reasoning apart, a call's arguments an object."""
-        fields: dict[str, Any] = {"role": message.role, "content": self._literal(message.text)}
+        fields: dict[str, Any] = {"role": self._literal(message.role), "content": self._literal(message.text)}
         if message.thinking is not None:
             fields["reasoning_content"] = fields["thinking"] = self._literal(message.thinking)
         if message.calls:
             fields["tool_calls"] = [
                 {
-                    "id": call.id,
+                    "id": call.id and self._literal(call.id),
                     "type": "function",
                     "function": {
                         "name": self._literal(call.name),
@@ -284,5 +308,4 @@ def _compiled(template: str) -> Any:
     )
     environment.filters["tojson"] = tojson
     environment.globals["raise_exception"] = refuse
-    environment.globals["strftime_now"] = lambda form: datetime.datetime.now().strftime(form)
     return environment.from_string(template)

@@ -53,8 +53,8 @@ def image_of(part: Mapping[str, Any], where: str) -> Image:
             "(data:image/png;base64,...)"
         )
     size = _png_size(data) or _jpeg_size(data)
-    if size is None:
-        raise RendererError(f"{where} has an image that is neither PNG nor JPEG; convert it first")
+    if size is None or not (size[1] and size[2]):
+        raise RendererError(f"{where} has an image that is neither PNG nor JPEG, or empty; convert it first")
     return Image(data, *size)
 
 

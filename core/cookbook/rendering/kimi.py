@@ -106,11 +106,12 @@ class Kimi(Tagged):
             out.text(thinking)
             out.own("</think>")
         self._write_parts(out, message)
-        if message.calls:
+        if message.calls or message.broken:
             named = [
                 (call.id or f"functions.{call.name}:{calls + n}") for n, call in enumerate(message.calls)
             ]
-            _CALLS.write(out, list(zip(named, [call.arguments for call in message.calls], strict=True)))
+            written = [(name, call.arguments) for name, call in zip(named, message.calls, strict=True)]
+            _CALLS.write(out, written, message.broken)
 
     def _write_parts(self, out: Draft, message: Plain) -> None:
         for part in message.parts:

@@ -24,7 +24,8 @@ class Plain:
 
     parts: its text and images in order; the texts of an assistant's message are one. thinking: an
     assistant's reasoning; None where the message says nothing of it, which isn't the same as "".
-    call_id, name: of the call that a tool's message answers; a name may stand on any message.
+    call_id, name: of the call that a tool's message answers; a name may stand on any message. broken: what a
+    reply meant as calls, and no format could read.
     """
 
     role: str
@@ -34,6 +35,7 @@ class Plain:
     call_id: str | None = None
     name: str | None = None
     trainable: bool = False
+    broken: list[str] = field(default_factory=list)
 
     @property
     def text(self) -> str:
@@ -46,11 +48,17 @@ def plain(message: Message, where: str = "the message") -> Plain:
     if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
         raise RendererError(f"{where} is {_shown(message)}, not {_FORM}")
     fields: Mapping[str, Any] = message
-    calls = [call_of(call, where) for call in fields.get("tool_calls") or ()]
+    for name in ("name", "tool_call_id", "reasoning_content"):
+        if not isinstance(fields.get(name), (str, type(None))):
+            raise RendererError(f"{where} has the {name} {_shown(fields.get(name))}, which is no text")
+    calls = [call_of(call, where) for call in _list(fields, "tool_calls", where)]
+    broken = [str(each.get("text", "")) for each in _list(fields, "unparsed_tool_calls", where)]
+    if calls and fields["role"] != "assistant":
+        raise RendererError(f"{where} has tool calls, and its role is {fields['role']!r}, not 'assistant'")
     content = fields.get("content")
     if isinstance(content, str):
         parts, thoughts = _parts([{"type": "text", "text": content}], where)
-    elif content is None and (calls or fields.get("reasoning_content") is not None):
+    elif content is None and (calls or broken or fields.get("reasoning_content") is not None):
         parts, thoughts = [], []
     elif isinstance(content, Sequence):
         parts, thoughts = _parts(content, where)
@@ -67,7 +75,15 @@ def plain(message: Message, where: str = "the message") -> Plain:
         fields.get("tool_call_id"),
         fields.get("name"),
         bool(fields.get("trainable")),
+        broken,
     )
+
+
+def _list(fields: Mapping[str, Any], name: str, where: str) -> Sequence[Any]:
+    value = fields.get(name) or ()
+    if isinstance(value, (str, Mapping)) or not isinstance(value, Sequence):
+        raise RendererError(f"{where} has the {name} {_shown(value)}, which is no list")
+    return value
 
 
 def only_text(message: Plain, format: str) -> str:

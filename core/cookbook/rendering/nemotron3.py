@@ -9,9 +9,9 @@ from typing import Any, Literal
 from .base import Tools
 from .draft import Draft
 from .messages import Plain, only_text
-from .reading import Framing, Tagged, Tags
+from .reading import Framing, Tagged, Tags, write_broken
 from .tokenizers import Tokenizer
-from .tools import Call, Unparsed, function_of, to_json, xml_calls
+from .tools import Call, Unparsed, function_of, schema_of, to_json, xml_calls
 
 _EMPTY = "<think></think>"
 
@@ -132,7 +132,8 @@ class Nemotron3(Tagged):
         for call in message.calls:
             out.own("\n")
             xml_calls.write(out, call, json_values=False)
-        out.own("\n" if message.calls else "")
+        write_broken(out, message, "\n")
+        out.own("\n" if message.calls or message.broken else "")
 
     def _write_inline(self, out: Draft, inline: str, rest: str) -> None:
         """A text that brings its own reasoning, tags and all."""
@@ -167,15 +168,14 @@ def _declaration(tool: Mapping[str, Any]) -> str:
     if "description" in tool:
         lines.append(f"<description>{tool['description'].strip()}</description>")
     lines.append("<parameters>")
-    parameters = tool.get("parameters")
-    schema = parameters if isinstance(parameters, Mapping) else {}
-    properties = schema.get("properties")
-    for name, fields in (properties if isinstance(properties, Mapping) else {}).items():
+    schema = schema_of(tool.get("parameters"))
+    for name, fields in schema_of(schema.get("properties")).items():
+        fields = schema_of(fields)
         lines += ["<parameter>", f"<name>{name}</name>"]
         if "type" in fields:
             lines.append(f"<type>{fields['type']}</type>")
         if "description" in fields:
-            lines.append(f"<description>{fields['description'].strip()}</description>")
+            lines.append(f"<description>{str(fields['description']).strip()}</description>")
         if "enum" in fields:
             lines.append(f"<enum>{to_json(fields['enum'])}</enum>")
         lines += [*_others(fields, ("name", "type", "description", "enum")), "</parameter>"]

@@ -9,8 +9,8 @@ from ..errors import RendererError
 from .base import Tools
 from .draft import Draft
 from .images import Image, qwen_image_tokens
-from .messages import Plain, inline_thinking, last_query
-from .reading import Tagged, Tags, after_last
+from .messages import Plain, inline_thinking, last_query, only_text
+from .reading import Tagged, Tags, after_last, write_broken
 from .tokenizers import Tokenizer
 from .tools import Call, Unparsed, json_calls, openai_tool, to_json
 
@@ -45,7 +45,8 @@ class Qwen3(Tagged):
 
     def _write(self, out: Draft, messages: Sequence[Plain], tools: Tools, prompt: bool) -> None:
         asked = last_query([(message.role, message.text) for message in messages], self.hf_parity)
-        query = len(messages) - 1 if asked is None else asked
+        nobody = len(messages) - 1 if self.hf_parity else -1  # the template then leaves all reasoning out
+        query = nobody if asked is None else asked
         between = ""
         first = 0
         if tools:
@@ -97,7 +98,7 @@ class Qwen3(Tagged):
 
     def _write_reply(self, out: Draft, message: Plain, current: bool, last: bool) -> None:
         """current: no user has spoken after it, so that its reasoning stands."""
-        thinking, text = message.thinking, message.text
+        thinking, text = message.thinking, only_text(Plain(message.role, message.parts), "a reply of Qwen3")
         if self.thinking != "none":
             thinking, text = inline_thinking(message, self.hf_parity)
         if self.thinking != "none" and current and (last or thinking):
@@ -109,6 +110,7 @@ class Qwen3(Tagged):
             if text or n:
                 out.own("\n")
             json_calls.write(out, call)
+        write_broken(out, message, "\n" if text or message.calls else "")
 
     def _write_thinking(self, out: Draft, thinking: str) -> None:
         if self.thinking == "off" and not thinking:

@@ -9,8 +9,8 @@ from ..errors import RendererError
 from .base import Tools
 from .draft import Draft
 from .images import Image, qwen_image_tokens
-from .messages import Plain, inline_thinking, last_query
-from .reading import Framing, Tagged, Tags
+from .messages import Plain, inline_thinking, last_query, only_text
+from .reading import Framing, Tagged, Tags, write_broken
 from .tokenizers import Tokenizer
 from .tools import Call, Unparsed, openai_tool, to_json, xml_calls
 
@@ -60,7 +60,8 @@ class Qwen35(Tagged):
         asked = last_query([(message.role, message.text.strip()) for message in messages], self.hf_parity)
         if asked is None and self.hf_parity:
             raise RendererError("Qwen3.5's template has no form for a conversation without a user's message")
-        query = len(messages) - 1 if asked is None else asked
+        nobody = len(messages) - 1 if self.hf_parity else -1  # the template then leaves all reasoning out
+        query = nobody if asked is None else asked
         first = self._write_system(out, messages, tools)
         between = "\n" if out.pieces else ""
         for i, message in enumerate(messages[first:], first):
@@ -94,7 +95,7 @@ class Qwen35(Tagged):
     def _write_system(self, out: Draft, messages: Sequence[Plain], tools: Tools) -> int:
         """The system message, with what is declared in it; returns how many messages it contains."""
         has_system = bool(messages) and messages[0].role == "system"
-        content = messages[0].text.strip() if has_system else ""
+        content = only_text(messages[0], "Qwen3.5's system message").strip() if has_system else ""
         wanted = content or self._instructions or (has_system and self.version != "3.8")
         if not (tools or wanted):
             return int(has_system)
@@ -116,7 +117,8 @@ class Qwen35(Tagged):
 
     def _write_reply(self, out: Draft, message: Plain, reasoned: bool) -> None:
         """reasoned: its reasoning stands, be it an empty one."""
-        trimmed = Plain(message.role, [message.text.strip()], message.thinking)
+        text = only_text(Plain(message.role, message.parts), "a reply of Qwen3.5")
+        trimmed = Plain(message.role, [text.strip()], message.thinking)
         if self.version == "3.8" and self.hf_parity:
             thinking, text = trimmed.thinking, trimmed.text
         else:
@@ -132,6 +134,7 @@ class Qwen35(Tagged):
         for n, call in enumerate(message.calls):
             out.own("\n" if n else "\n\n" if text.strip() else "")
             xml_calls.write(out, call, json_values=self.version != "3.5")
+        write_broken(out, message, "\n" if message.calls else "\n\n" if text.strip() else "")
 
     def _write_parts(self, out: Draft, message: Plain) -> None:
         """Its parts, without the white space around the whole."""

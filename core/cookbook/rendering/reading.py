@@ -4,12 +4,15 @@ like them is text."""
 from __future__ import annotations
 
 import abc
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from ..types import Message
 from .base import Renderer, Tools
+from .draft import Draft
+from .messages import Plain
 from .stream import Region, Step
 from .tokenizers import Tokenizer
 from .tools import Call, Unparsed
@@ -54,6 +57,7 @@ class Tagged(Renderer):
 
     _tags: Tags
     _framing = Framing()
+    _weighs_replies = True
     _header: int | None = None
 
     @abc.abstractmethod
@@ -66,7 +70,7 @@ class Tagged(Renderer):
         tags = self._tags
         around = (tags.calls, tags.end_calls)
         open = sum((id == tags.calls) - (id == tags.end_calls) for id in token_ids)
-        ids = [id for id in token_ids if id not in around]
+        ids = [id for id in [*self._begun_call(prompt_ids), *token_ids] if id not in around]
         inside = self._in_reasoning(prompt_ids)
         reasoning, rest, problem = _reasoning(self.tokenizer, tags, self._framing, ids, inside)
         content, calls, unparsed = _calls(
@@ -83,6 +87,12 @@ class Tagged(Renderer):
             if id in (self._tags.end_think, self._header):
                 return False
         return False
+
+    def _begun_call(self, prompt_ids: Sequence[int]) -> list[int]:
+        """What a prompt has of a call that it opened and didn't close."""
+        call, closed = self._tags.call, (self._tags.end_call, self._header)
+        last = next((id for id in reversed(prompt_ids) if id == call or id in closed), None)
+        return [call, *after_last(prompt_ids, call)] if call is not None and last == call else []
 
     def _steps(self, prompt_ids: Sequence[int]) -> Step:
         tags = self._tags
@@ -102,6 +112,15 @@ class Tagged(Renderer):
             return region
 
         return step
+
+
+def write_broken(out: Draft, message: Plain, between: str) -> None:
+    """What a reply meant as calls, between the tags of a call, as it was said."""
+    for text in message.broken:
+        out.own(f"{between}<tool_call>")
+        out.text(text)
+        out.own("</tool_call>")
+        between = "\n"
 
 
 def after_last(token_ids: Sequence[int], id: int | None) -> list[int]:
@@ -165,21 +184,22 @@ def _calls(
     ids: list[int],
 ) -> tuple[str, list[Call], list[Unparsed]]:
     """The text outside of calls, the calls, and what was meant as one."""
-    at = ids.index(tags.call) if tags.call in ids else len(ids)
-    content = tokenizer.decode(ids[:at])
+    starts = [i for i, id in enumerate(ids) if id == tags.call]
+    content = tokenizer.decode(ids[: starts[0]] if starts else ids)
     calls: list[Call] = []
     unparsed: list[Unparsed] = []
-    if at < len(ids):
+    if starts:
         content = content.removesuffix(framing.before_call)
-    while at < len(ids):
-        limit = ids.index(tags.call, at + 1) if tags.call in ids[at + 1 :] else len(ids)
+    for at, limit in itertools.pairwise([*starts, len(ids)]):
         call, end = _one_call(tokenizer, tags, read_call, ids, (at + 1, limit))
         calls += [call] if isinstance(call, Call) else []
         unparsed += [call] if isinstance(call, Unparsed) else []
         between = tokenizer.decode(ids[end:limit])
         content += between if between.strip() else ""
-        at = limit
     return content, calls, unparsed
+
+
+_TRIED = 8
 
 
 def _one_call(
@@ -190,13 +210,13 @@ def _one_call(
     span: tuple[int, int],
 ) -> tuple[Call | Unparsed, int]:
     """The call within the span and where it ends: at the first closing tag up to which it is well-formed, so
-    that a tag within a JSON string doesn't end it."""
+    that a tag within a JSON string doesn't end it; but for so many tags only, since each is a whole try."""
     start, limit = span
     ends = [i for i in range(start, limit) if ids[i] == tags.end_call]
     if not ends:
         return Unparsed(tokenizer.decode(ids[start:limit]), "the call isn't closed"), limit
     first = read_call(ids[start : ends[0]])
-    for end in ends[1:] if isinstance(first, Unparsed) else ():
+    for end in ends[1:_TRIED] if isinstance(first, Unparsed) else ():
         call = read_call(ids[start:end])
         if isinstance(call, Call):
             return call, end + 1

@@ -36,7 +36,7 @@ class RoleColon(Renderer):
             out.begin(i, reply=reply)
             if not spoken:
                 out.border()
-                out.header(f"{message.role.capitalize()}:")
+                out.text(f"{message.role.capitalize()}:", "header")
             out.border()
             out.text(f" {only_text(message, 'RoleColon')}")
             spoken = reply and (i + 1 == len(messages) or messages[i + 1].role == "user")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
@@ -19,7 +20,8 @@ _BOS = ("<|begin_of_text|>", "<｜begin▁of▁sentence｜>")
 class Tokenizer:
     """A `tokenizers.Tokenizer` that never turns text into a control token.
 
-    A control token is every token that was added to the vocabulary, "<|im_end|>" and "<think>" alike.
+    A control token is every token that was added to the vocabulary, "<|im_end|>" and "<think>" alike, runs of
+    white space aside. strips: whether one of them takes the white space around it, in a template's text.
     prefix_ids: what stands before a text: what the tokenizer itself puts there, else, where a file doesn't
     say so, the BOS of Llama 3 and of DeepSeek, whose models have seen no text without; nothing for most.
     """
@@ -27,12 +29,15 @@ class Tokenizer:
     def __init__(self, backend: tokenizers.Tokenizer, name: str) -> None:
         self.name = name
         self._backend = backend
-        self._byte_level = backend.decoder is not None and b'"ByteLevel"' in backend.decoder.__getstate__()
+        self.byte_level = backend.decoder is not None and b'"ByteLevel"' in backend.decoder.__getstate__()
         added = backend.get_added_tokens_decoder()
         self._added_bytes = {
             id: 0 if token.special else len(token.content.encode()) for id, token in added.items()
         }
-        self._controls = {token.content: id for id, token in added.items()}
+        self._controls = {
+            token.content: id for id, token in added.items() if token.special or not token.content.isspace()
+        }
+        self.strips = any(token.lstrip or token.rstrip for token in added.values())
         known = [self._controls[bos] for bos in _BOS if bos in self._controls]
         self.prefix_ids: list[int] = backend.encode("", add_special_tokens=True).ids or known
         self._control = re.compile(_any_of(self._controls) or "(?!)")
@@ -48,7 +53,7 @@ class Tokenizer:
             [
                 AddedToken(token.content, special=True, normalized=token.normalized)
                 for token in self._backend.get_added_tokens_decoder().values()
-                if not token.special
+                if not token.special and token.content in self._controls
             ]
         )
         self._backend.encode_special_tokens = True
@@ -61,13 +66,20 @@ class Tokenizer:
         return self._backend.get_vocab_size(with_added_tokens=True)
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of literal text, with nothing added."""
-        return self._backend.encode(text, add_special_tokens=False).ids
+        """Token ids of literal text, with nothing added. Half a character, a lone surrogate, is U+FFFD."""
+        return self._encoding(text).ids
 
     def encode_with_offsets(self, text: str) -> tuple[list[int], list[int]]:
         """`encode`, and for each token where in the text it ends, in characters."""
-        encoding = self._backend.encode(text, add_special_tokens=False)
+        encoding = self._encoding(text)
         return encoding.ids, [end for _, end in encoding.offsets]
+
+    def _encoding(self, text: str) -> tokenizers.Encoding:
+        try:
+            return self._backend.encode(text, add_special_tokens=False)
+        except TypeError:
+            whole = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+            return self._backend.encode(whole, add_special_tokens=False)
 
     def split(self, text: str) -> list[str | int]:
         """A text that may hold control tokens: pieces of plain text, and the ids of what stands between."""
@@ -88,6 +100,15 @@ class Tokenizer:
         if pieces is None:
             pieces = self._words[text] = self.split(text)
         return pieces
+
+    @functools.cached_property
+    def control_parts(self) -> tuple[set[str], set[str]]:
+        """How control tokens begin, and how they end: all parts that aren't the whole."""
+        spelt = list(self._controls)
+        return (
+            {control[:n] for control in spelt for n in range(1, len(control))},
+            {control[n:] for control in spelt for n in range(1, len(control))},
+        )
 
     def controls_in(self, text: str) -> Iterator[re.Match[str]]:
         """Where a text spells control tokens."""
@@ -112,7 +133,7 @@ class Tokenizer:
         Exact for byte-level vocabularies, also where a character is split and only part of it is here:
         the lengths of parts add up. For others it is the length of `decode`.
         """
-        if not self._byte_level:
+        if not self.byte_level:
             return len(self.decode([id for id in token_ids if self._added_bytes.get(id) != 0]).encode())
         return sum(
             # a byte-level token is spelt with one letter a byte; an id beyond the vocabulary has no text

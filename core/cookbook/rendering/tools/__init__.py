@@ -22,8 +22,8 @@ class Call:
     def values(self, where: str) -> dict[str, Any]:
         """The arguments as an object. Raises `RendererError` where they are none."""
         try:
-            values = json.loads(self.arguments) if self.arguments.strip() else {}
-        except ValueError as e:
+            values = json.loads(self.arguments)
+        except (ValueError, RecursionError) as e:
             raise RendererError(f"{where}: the arguments of {self.name!r} are no JSON: {e}") from None
         if not isinstance(values, dict):
             raise RendererError(f"{where}: the arguments of {self.name!r} are no JSON object")
@@ -48,6 +48,15 @@ def to_json(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
+def strict_json(text: str) -> Any:
+    """`json.loads` without NaN and Infinity, which are no JSON. Raises ValueError, RecursionError."""
+    return json.loads(text, parse_constant=_refuse)
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is no JSON")
+
+
 def call_of(call: Any, where: str) -> Call:
     """A call in OpenAI's form, {"id", "function": {"name", "arguments"}}, or flat; arguments: text or object.
 
@@ -59,22 +68,43 @@ def call_of(call: Any, where: str) -> Call:
             f"{where} has the tool call {call!r}, not {{'id': ..., 'function': {{'name': ..., "
             "'arguments': JSON}}"
         )
-    arguments = function.get("arguments")
-    if not isinstance(arguments, str):
-        arguments = to_json({} if arguments is None else arguments)
-    return Call(function["name"], arguments if arguments.strip() else "{}", call.get("id"))
+    arguments, id = function.get("arguments"), call.get("id")
+    try:
+        arguments = (
+            arguments if isinstance(arguments, str) else to_json({} if arguments is None else arguments)
+        )
+    except (TypeError, ValueError) as e:
+        raise RendererError(f"{where} has a call of {function['name']!r} with no JSON: {e}") from None
+    if not isinstance(id, (str, type(None))):
+        raise RendererError(
+            f"{where} has a call of {function['name']!r} with the id {id!r}, which is no text"
+        )
+    return Call(function["name"], arguments if arguments.strip() else "{}", id)
 
 
 def function_of(tool: Any) -> dict[str, Any]:
-    """A tool's bare declaration, {"name", "description", "parameters"}, also from OpenAI's wrapping."""
+    """A tool's bare declaration, {"name", "description", "parameters"}, also from OpenAI's wrapping; what is
+    None left out. Raises `RendererError` with one line for what is none."""
+    function = _function(tool)
+    return {key: value for key, value in function.items() if value is not None}
+
+
+def openai_tool(tool: Any) -> dict[str, Any]:
+    """A tool's declaration in OpenAI's wrapping."""
+    return {"type": "function", "function": _function(tool)}
+
+
+def schema_of(schema: Any) -> Mapping[str, Any]:
+    """A JSON schema that is an object; true, false and what is none say nothing."""
+    return schema if isinstance(schema, Mapping) else {}
+
+
+def _function(tool: Any) -> dict[str, Any]:
     function = tool.get("function", tool) if isinstance(tool, Mapping) else None
     if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
         raise RendererError(
             f"the tool {tool!r} is not {{'name': ..., 'description': ..., 'parameters': schema}}"
         )
+    if not isinstance(function.get("description"), (str, type(None))):
+        raise RendererError(f"the tool {function['name']!r} has a description that is no text")
     return dict(function)
-
-
-def openai_tool(tool: Any) -> dict[str, Any]:
-    """A tool's declaration in OpenAI's wrapping."""
-    return {"type": "function", "function": function_of(tool)}

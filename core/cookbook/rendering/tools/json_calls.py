@@ -7,7 +7,7 @@ import json
 import re
 
 from ..draft import Draft
-from . import Call, Unparsed
+from . import Call, Unparsed, strict_json
 
 _ARGUMENTS = re.compile(r'"arguments"\s*:\s*')
 
@@ -23,7 +23,7 @@ def write(out: Draft, call: Call) -> None:
 def read(text: str) -> Call | Unparsed:
     """What stands between the tags. The arguments are kept as they are written."""
     try:
-        call = json.loads(text)
+        call = strict_json(text)
     except (ValueError, RecursionError) as e:
         return Unparsed(text, f"no JSON: {e}")
     if not isinstance(call, dict) or not isinstance(call.get("name"), str):

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..draft import Draft
 from ..tokenizers import Tokenizer
-from . import Unparsed
+from . import Unparsed, strict_json
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,14 +20,18 @@ class Section:
     separator: str
     end_call: str
 
-    def write(self, out: Draft, calls: Sequence[tuple[str, str]]) -> None:
-        """Each call's name, or id, and arguments."""
+    def write(self, out: Draft, calls: Sequence[tuple[str, str]], broken: Sequence[str]) -> None:
+        """Each call's name, or id, and arguments; then what was meant as a call."""
         out.own(self.begin)
         for name, arguments in calls:
             out.own(self.call)
             out.text(name)
             out.own(self.separator)
             out.text(arguments)
+            out.own(self.end_call)
+        for text in broken:
+            out.own(self.call)
+            out.text(text)
             out.own(self.end_call)
         out.own(self.end)
 
@@ -47,7 +50,7 @@ class Section:
 def not_an_object(arguments: str) -> str:
     """Why this text is no JSON object, or ""."""
     try:
-        value = json.loads(arguments)
+        value = strict_json(arguments)
     except (ValueError, RecursionError) as e:
         return f"the arguments are no JSON: {e}"
     return "" if isinstance(value, dict) else "the arguments are no object"

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from . import function_of, to_json
+from . import function_of, schema_of, to_json
 
 _NAMES = {"integer": "number", "number": "number", "boolean": "boolean", "string": "string", "null": "null"}
 
@@ -21,7 +21,8 @@ def kimi(tools: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join([*lines, "}", ""])
 
 
-def _type(schema: Mapping[str, Any], indent: str) -> str:
+def _type(schema: Any, indent: str) -> str:
+    schema = schema_of(schema)
     for union in ("anyOf", "oneOf"):
         if union in schema:
             return " | ".join([_type(option, indent) for option in schema[union]])
@@ -31,14 +32,14 @@ def _type(schema: Mapping[str, Any], indent: str) -> str:
     if isinstance(kind, list):
         return " | ".join([_type({**schema, "type": each}, indent) for each in kind])
     if kind == "array":
-        return f"Array<{_type(schema['items'], indent)}>" if "items" in schema else "Array<any>"
+        return f"Array<{_type(schema.get('items'), indent)}>"
     if kind == "object" or "properties" in schema:
         return _object(schema, indent)
     return _NAMES.get(kind or "", "any")
 
 
 def _object(schema: Mapping[str, Any], indent: str) -> str:
-    properties, required = schema.get("properties") or {}, schema.get("required") or ()
+    properties, required = schema_of(schema.get("properties")), schema.get("required") or ()
     inner = f"{indent}  "
     members: list[str] = []
     for name in sorted(properties, key=lambda name: (name not in required, name)):
@@ -57,8 +58,9 @@ _CONSTRAINTS = (
 )
 
 
-def _comments(field: Mapping[str, Any]) -> list[str]:
+def _comments(field: Any) -> list[str]:
     """What is said of a parameter: its description, its constraints, its default."""
+    field = schema_of(field)
     lines = (field.get("description") or "").split("\n") if field.get("description") else []
     constraints = [f"{key}: {field[key]}" for key in _CONSTRAINTS if key in field]
     lines += [", ".join(constraints)] if constraints else []
@@ -74,34 +76,40 @@ def harmony(tools: Sequence[Mapping[str, Any]]) -> str:
     lines = ["# Tools", "", "## functions", "", "namespace functions {", ""]
     for tool in tools:
         function = function_of(tool)
-        lines += [f"// {line}" for line in (function.get("description") or "").splitlines()]
+        lines += (
+            [f"// {line}" for line in function["description"].split("\n")]
+            if "description" in function
+            else []
+        )
         parameters = function.get("parameters")
         declared = "()" if parameters is None else f"(_: {_harmony_type(parameters, '')})"
         lines += [f"type {function['name']} = {declared} => any;", ""]
     return "\n".join([*lines, "} // namespace functions"])
 
 
-def _harmony_type(schema: Mapping[str, Any], indent: str) -> str:
+def _harmony_type(schema: Any, indent: str) -> str:
+    schema = schema_of(schema)
     kind: Any = schema.get("type")
     null = " | null" if schema.get("nullable") else ""
     if "oneOf" in schema:
         return "\n" + "\n".join(_harmony_options(schema, indent))
     if isinstance(kind, list):
-        return " | ".join([_NAMES.get(str(each), str(each)) for each in kind])
+        return " | ".join([_NAMES.get(str(each), str(each)) for each in kind]) + null
     if kind == "object":
-        return _harmony_object(schema, indent)
+        return _harmony_object(schema, indent) + null
     if kind == "array":
-        items = {key: value for key, value in (schema.get("items") or {}).items() if key != "nullable"}
+        items = {key: value for key, value in schema_of(schema.get("items")).items() if key != "nullable"}
         return (f"{_harmony_type(items, indent)}[]" if "items" in schema else "Array<any>") + null
-    if kind == "string" and isinstance(schema.get("enum"), list):
-        return " | ".join([f'"{value}"' for value in schema["enum"]]) + null
+    values = [f'"{value}"' for value in schema.get("enum") or () if isinstance(value, str)]
+    if kind == "string" and values:
+        return " | ".join(values) + null
     return (_NAMES.get(kind, "any") if isinstance(kind, str) and kind != "null" else "any") + null
 
 
 def _harmony_options(schema: Mapping[str, Any], indent: str) -> list[str]:
     """A line each; what one says is left out where the whole says something, unless it has a default."""
     options: list[str] = []
-    for option in schema["oneOf"]:
+    for option in map(schema_of, schema["oneOf"]):
         shown = "default" in option or "description" not in schema
         said = [option["description"]] if "description" in option and shown else []
         said += [_harmony_default(option, "default: ")] if "default" in option else []
@@ -113,7 +121,8 @@ def _harmony_options(schema: Mapping[str, Any], indent: str) -> list[str]:
 def _harmony_object(schema: Mapping[str, Any], indent: str) -> str:
     lines = [f"{indent}// {schema['description']}\n{{"] if schema.get("description") else ["{"]
     required = schema.get("required") or ()
-    for name, field in (schema.get("properties") or {}).items():
+    for name, field in schema_of(schema.get("properties")).items():
+        field = schema_of(field)
         lines += [f"{indent}// {line}" if line else f"{indent}//" for line in _harmony_comments(field)]
         mark = "" if name in required else "?"
         if "oneOf" in field:
@@ -126,7 +135,7 @@ def _harmony_object(schema: Mapping[str, Any], indent: str) -> str:
 
 def _harmony_comments(field: Mapping[str, Any]) -> list[str]:
     title = [field["title"], ""] if "title" in field else []
-    said = [field["description"]] if "description" in field else []
+    said = [field["description"]] if field.get("description") is not None else []
     examples = [f"- {_compact(each)}" for each in field.get("examples") or () if isinstance(each, str)]
     examples = ["Examples:", *examples] if examples else []
     if "oneOf" not in field:

@@ -13,13 +13,12 @@ Values aren't typed: text stands as it is, all else as JSON, or as Python prints
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..draft import Draft
-from . import Call, Unparsed, function_of, to_json
+from . import Call, Unparsed, schema_of, strict_json, to_json
 
 TOOLS = "# Tools\n\nYou have access to the following functions:\n\n"
 RULES = (
@@ -40,7 +39,7 @@ EXCEPTIONS = {
 }
 """What a format with such calls declares (`Renderer.exceptions`)."""
 _FUNCTION = re.compile(r"\s*<function=([^>\n]+)>\n?(.*)</function>\s*", re.DOTALL)
-_PARAMETER = re.compile(r"<parameter=([^>\n]+)>\n?(.*?)\n?</parameter>\n?", re.DOTALL)
+_OPEN, _CLOSE = "<parameter=", "</parameter>"
 _PYTHON = {"True": "true", "False": "false", "None": "null"}
 _JSON_TYPES = {
     type(None): {"null"},
@@ -77,36 +76,62 @@ def read(text: str, tools: Sequence[Mapping[str, Any]] | None = None) -> Call | 
     if function is None:
         return Unparsed(text, "no <function=NAME>...</function>")
     name, body = function.groups()
-    if rest := _PARAMETER.sub("", body).strip():
-        return Unparsed(text, f"beside the parameters stands {rest[:60]!r}")
+    parameters, rest = _parameters(body)
+    if rest.strip():
+        return Unparsed(text, f"beside the parameters stands {rest.strip()[:60]!r}")
     types = _types(name, tools)
-    written = [(key, _value(value, types.get(key))) for key, value in _PARAMETER.findall(body)]
+    written = [(key, _value(value, types.get(key, set()))) for key, value in parameters]
     return Call(name, "{" + ", ".join([f"{to_json(key)}: {value}" for key, value in written]) + "}")
 
 
-def _types(name: str, tools: Sequence[Mapping[str, Any]] | None) -> dict[str, Any]:
+def _parameters(body: str) -> tuple[list[tuple[str, str]], str]:
+    """Each parameter's key and text, and what else there is."""
+    found: list[tuple[str, str]] = []
+    rest, at = "", 0
+    while (start := body.find(_OPEN, at)) >= 0:
+        key_end, end = body.find(">", start), body.find(_CLOSE, start)
+        key = body[start + len(_OPEN) : key_end]
+        if not 0 <= key_end < end or "\n" in key:
+            break
+        found.append((key, body[key_end + 1 : end].removeprefix("\n").removesuffix("\n")))
+        rest, at = rest + body[at:start], end + len(_CLOSE)
+    return found, rest + body[at:]
+
+
+def _types(name: str, tools: Sequence[Mapping[str, Any]] | None) -> dict[str, set[str]]:
     """For each parameter the types that its schema allows."""
     for tool in tools or ():
-        function = function_of(tool)
-        if function["name"] == name:
-            properties = (function.get("parameters") or {}).get("properties") or {}
-            return {
-                key: schema.get("type") for key, schema in properties.items() if isinstance(schema, Mapping)
-            }
+        function = schema_of(schema_of(tool).get("function", tool))
+        if function.get("name") == name:
+            properties = schema_of(schema_of(function.get("parameters")).get("properties"))
+            return {key: _allowed(schema) for key, schema in properties.items()}
     return {}
 
 
-def _value(text: str, type: Any) -> str:
+def _allowed(schema: Any) -> set[str]:
+    """The types that a schema allows; empty, where it doesn't say."""
+    schema = schema_of(schema)
+    types = schema.get("type")
+    allowed = {types} if isinstance(types, str) else set(types) if isinstance(types, list) else set()
+    for union in ("anyOf", "oneOf"):
+        for option in schema.get(union) or ():
+            allowed |= _allowed(option)
+    if not allowed:
+        values = [schema["const"]] if "const" in schema else schema.get("enum") or ()
+        for value in values:
+            allowed |= {"string"} if isinstance(value, str) else _JSON_TYPES.get(value.__class__, set())
+    return allowed
+
+
+def _value(text: str, allowed: set[str]) -> str:
     """The value as JSON; a number, an object or an array as it is written."""
-    if type == "string":
-        return to_json(text)
     written = _PYTHON.get(text, text.strip())
     try:
-        value = json.loads(written)
+        value = strict_json(written)
     except (ValueError, RecursionError):
         return to_json(text)
-    if isinstance(value, str) or value != value:  # a quoted text is a text with quotes; NaN is no JSON
-        return to_json(text)
-    if isinstance(type, list) and "string" in type and _JSON_TYPES[value.__class__].isdisjoint(type):
-        return to_json(text)
-    return written
+    types = {"string"} if isinstance(value, str) else _JSON_TYPES[value.__class__]
+    # a quoted text is a text with quotes
+    return (
+        to_json(text) if "string" in types or ("string" in allowed and types.isdisjoint(allowed)) else written
+    )
