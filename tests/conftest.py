@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import functools
+import json
+import lzma
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -263,3 +266,26 @@ def tokenizer(tiny_model: Path) -> Tokenizer:
 @pytest.fixture(scope="session")
 def chatml(tokenizer: Tokenizer) -> Renderer:
     return get_renderer("core/chatml", tokenizer)
+
+
+@pytest.fixture(scope="session")
+def kept_tokenizer(tmp_path_factory):
+    """Tokenizers in the repository, as much of them as renderer_goldens.json.xz needs: name -> it."""
+    folder = tmp_path_factory.mktemp("kept")
+    kept = json.loads(lzma.decompress((Path(__file__).parent / "renderer_goldens.json.xz").read_bytes()))
+    for name, tokenizer in kept["tokenizers"].items():
+        (folder / name).mkdir()
+        (folder / name / "tokenizer.json").write_text(json.dumps(tokenizer))
+    return functools.cache(lambda name: load_tokenizer(folder / name))
+
+
+@pytest.fixture(scope="session")
+def kept_renderer(kept_tokenizer):
+    """Renderers with those tokenizers: an id and options -> it."""
+
+    def make(id, /, **options):
+        small = id in ("smollm2", "role_colon")
+        name = "gpt_oss" if id.startswith("gpt_oss") else "smollm2" if small else "qwen3"
+        return get_renderer(id, kept_tokenizer(name), **options)
+
+    return make

@@ -41,15 +41,6 @@ def theirs():
 
 
 @pytest.fixture(scope="session")
-def ours(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("kept")
-    for name, tokenizer in OURS["tokenizers"].items():
-        (folder / name).mkdir()
-        (folder / name / "tokenizer.json").write_text(json.dumps(tokenizer))
-    return functools.cache(lambda name: load_tokenizer(folder / name))
-
-
-@pytest.fixture(scope="session")
 def all_tokenizers(tmp_path_factory):
     folder = tmp_path_factory.mktemp("all")
     with tarfile.open(SHARED / "tokenizers.tar.xz") as tar:
@@ -101,9 +92,9 @@ def equal(renderer, conversation, what, ids):
 
 
 @pytest.mark.parametrize("name", OURS["renderers"])
-def test_a_format_equals_its_template_token_for_token(name, ours):
+def test_a_format_equals_its_template_token_for_token(name, kept_tokenizer):
     entry = OURS["renderers"][name]
-    renderer = made(name, ours(entry["tokenizer"]), hf_parity=True)
+    renderer = made(name, kept_tokenizer(entry["tokenizer"]), hf_parity=True)
     wrong, compared = differences(name, renderer, entry["cases"], OURS["conversations"])
     assert wrong == [] and compared >= 49
 
@@ -133,10 +124,10 @@ def split_as_sampled(renderer, name, where, cases, conversations):
     return text(got).rstrip("\n") == text(cases[id][what]).rstrip("\n")
 
 
-def test_gpt_oss_with_tools_equals_openai_harmony(ours):
+def test_gpt_oss_with_tools_equals_openai_harmony(kept_tokenizer):
     """The library keeps the analysis of an earlier turn while a call is under way, which its own
     documentation and the template tell to drop: that one conversation aside."""
-    renderer = made("gpt_oss_medium_reasoning", ours("gpt_oss"))
+    renderer = made("gpt_oss_medium_reasoning", kept_tokenizer("gpt_oss"))
     wrong = [
         id
         for id, wanted in OURS["harmony"].items()

@@ -3,36 +3,15 @@ line, or takes long."""
 
 from __future__ import annotations
 
-import functools
-import json
-import lzma
 import pickle
-from pathlib import Path
 
 import pytest
 
 from cookbook.errors import RendererError
 from cookbook.registry import renderer_for_model
-from cookbook.rendering import get_renderer, load_tokenizer
 from cookbook.rendering.tools import typescript, xml_calls
 
-OURS = json.loads(lzma.decompress((Path(__file__).parent / "renderer_goldens.json.xz").read_bytes()))
 ASKED = [{"role": "user", "content": "?"}]
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("kept")
-    for name, tokenizer in OURS["tokenizers"].items():
-        (folder / name).mkdir()
-        (folder / name / "tokenizer.json").write_text(json.dumps(tokenizer))
-    tokenizer = functools.cache(lambda name: load_tokenizer(folder / name))
-    kept = {"smollm2": "smollm2", "chatml": "smollm2", "role_colon": "smollm2"}
-
-    def make(id, /, **options):
-        return get_renderer(id, tokenizer("gpt_oss" if "gpt_oss" in id else kept.get(id, "qwen3")), **options)
-
-    return make
 
 
 def ids(renderer, text):
@@ -61,15 +40,15 @@ def ids(renderer, text):
         ({"role": "assistant", "content": "x", "reasoning_content": ["a"]}, "which is no text"),
     ],
 )
-def test_a_message_with_a_field_of_the_wrong_kind_is_one_line(made, message, line):
+def test_a_message_with_a_field_of_the_wrong_kind_is_one_line(kept_renderer, message, line):
     with pytest.raises(RendererError, match=line) as e:
-        made("qwen3").build_generation_prompt([message])
+        kept_renderer("qwen3").build_generation_prompt([message])
     assert str(e.value).startswith("messages[0]") and "\n" not in str(e.value)
 
 
 @pytest.mark.parametrize("id", ["chatml", "smollm2", "role_colon", "qwen3"])
-def test_a_role_never_becomes_a_control_token(made, id):
-    renderer = made(id)
+def test_a_role_never_becomes_a_control_token(kept_renderer, id):
+    renderer = kept_renderer(id)
     end = renderer.tokenizer.control("<|im_end|>")
     try:
         prompt = renderer.build_generation_prompt(
@@ -87,8 +66,8 @@ TEMPLATE = (
 )
 
 
-def test_nothing_becomes_a_control_token_through_a_template_not_even_by_halves(made):
-    renderer = made("hf", chat_template=TEMPLATE)
+def test_nothing_becomes_a_control_token_through_a_template_not_even_by_halves(kept_renderer):
+    renderer = kept_renderer("hf", chat_template=TEMPLATE)
     end = renderer.tokenizer.control("<|im_end|>")
     call = {"id": "f<|im_end|>", "function": {"name": "f", "arguments": "{}"}}
     talk = [
@@ -102,8 +81,8 @@ def test_nothing_becomes_a_control_token_through_a_template_not_even_by_halves(m
     assert "user<|im_end|>\n" in spelt and "a<|im_end|>" in spelt and "f<|im_end|>" in spelt
 
 
-def test_half_a_character_is_a_replacement_character(made):
-    renderer = made("qwen3")
+def test_half_a_character_is_a_replacement_character(kept_renderer):
+    renderer = kept_renderer("qwen3")
     prompt = renderer.build_generation_prompt([{"role": "user", "content": "a\ud800b"}])
     assert "a\ufffdb" in renderer.tokenizer.decode(prompt.token_ids)
     reply = (
@@ -123,9 +102,9 @@ def test_half_a_character_is_a_replacement_character(made):
         ("gpt_oss_low_reasoning", "a" * 20_000),
     ],
 )
-def test_a_long_hostile_reply_is_read_in_a_time_that_grows_as_it_does(made, id, text):
+def test_a_long_hostile_reply_is_read_in_a_time_that_grows_as_it_does(kept_renderer, id, text):
     """A quadratic reading of these takes minutes, which no run of the tests survives."""
-    renderer = made(id)
+    renderer = kept_renderer(id)
     sampled = ids(renderer, text)
     assert renderer.parse_response([*sampled, renderer.get_stop_sequences()[0]]).stopped
     stream = renderer.stream_response()
@@ -161,16 +140,16 @@ def test_a_value_in_xml_is_what_its_schema_says(schema, text, value):
 @pytest.mark.parametrize(
     "parameters", [["x"], True, None, {"properties": ["a"]}, {"properties": {"a": True}}]
 )
-def test_an_odd_declaration_raises_nothing(made, parameters):
+def test_an_odd_declaration_raises_nothing(kept_renderer, parameters):
     tools = [{"name": "f", "description": None, "parameters": parameters}]
     call = xml_calls.read("<function=f>\n<parameter=a>\n1\n</parameter>\n</function>", tools)
     assert call.arguments == '{"a": 1}'
-    assert made("qwen3").build_generation_prompt(ASKED, tools=tools).token_ids
+    assert kept_renderer("qwen3").build_generation_prompt(ASKED, tools=tools).token_ids
     assert typescript.kimi(tools) and typescript.harmony(tools)
 
 
-def test_what_was_meant_as_a_call_stays_in_history(made):
-    renderer = made("qwen3")
+def test_what_was_meant_as_a_call_stays_in_history(kept_renderer):
+    renderer = kept_renderer("qwen3")
     broken = '\n{"name": f}\n'
     sampled = ids(renderer, f"<think>\nx\n</think>\n\n<tool_call>{broken}</tool_call><|im_end|>")
     message = renderer.parse_response(sampled).message
@@ -180,8 +159,8 @@ def test_what_was_meant_as_a_call_stays_in_history(made):
     )
 
 
-def test_a_call_that_the_prompt_began_is_a_call(made):
-    renderer = made("qwen3")
+def test_a_call_that_the_prompt_began_is_a_call(kept_renderer):
+    renderer = kept_renderer("qwen3")
     prompt = renderer.build_generation_prompt(ASKED, prefill='<tool_call>\n{"name": "f",').token_ids
     parsed = renderer.parse_response(
         ids(renderer, ' "arguments": {}}\n</tool_call><|im_end|>'), prompt_ids=prompt
@@ -206,13 +185,15 @@ def test_a_call_that_the_prompt_began_is_a_call(made):
         ),
     ],
 )
-def test_an_option_that_means_nothing_is_one_line(made, id, options, line):
+def test_an_option_that_means_nothing_is_one_line(kept_renderer, id, options, line):
     with pytest.raises(RendererError, match=line):
-        made(id, **options)
+        kept_renderer(id, **options)
 
 
-def test_a_pickle_of_what_was_rendered_is_small(made):
-    rendered = made("qwen3").build_supervised_example([*ASKED, {"role": "assistant", "content": "x"}])
+def test_a_pickle_of_what_was_rendered_is_small(kept_renderer):
+    rendered = kept_renderer("qwen3").build_supervised_example(
+        [*ASKED, {"role": "assistant", "content": "x"}]
+    )
     data = pickle.dumps(rendered)
     assert len(data) < 2000 and pickle.loads(data) == rendered
 

@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 import base64
-import functools
-import json
-import lzma
 import pickle
 import struct
 import zlib
-from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cookbook.errors import RendererError
-from cookbook.rendering import ImageChunk, get_renderer, load_tokenizer
+from cookbook.rendering import ImageChunk
 
-OURS = json.loads(lzma.decompress((Path(__file__).parent / "renderer_goldens.json.xz").read_bytes()))
 FORMATS = {
     "qwen3": "qwen3",
     "qwen3_thinking": "qwen3",
@@ -31,17 +26,6 @@ ASKED = [{"role": "user", "content": "?"}]
 TOOLS = [{"name": "add", "description": "", "parameters": {"type": "object", "properties": {}}}]
 
 
-@pytest.fixture(scope="module")
-def made(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("kept")
-    for name, tokenizer in OURS["tokenizers"].items():
-        (folder / name).mkdir()
-        (folder / name / "tokenizer.json").write_text(json.dumps(tokenizer))
-    tokenizer = functools.cache(lambda name: load_tokenizer(folder / name))
-    kept = lambda id: "gpt_oss" if id.startswith("gpt_oss") else FORMATS.get(id, "qwen3")  # noqa: E731
-    return lambda id, **options: get_renderer(id, tokenizer(kept(id)), **options)
-
-
 def call(name="add", arguments='{"a":1}'):
     return {"type": "function", "function": {"name": name, "arguments": arguments}}
 
@@ -50,8 +34,8 @@ words = st.text(st.sampled_from("ab é🙂\n<"), min_size=1, max_size=12).map(la
 
 
 @pytest.mark.parametrize("id", FORMATS)
-def test_a_reply_that_is_read_as_it_comes_is_the_same_reply(made, id):
-    renderer = made(id)
+def test_a_reply_that_is_read_as_it_comes_is_the_same_reply(kept_renderer, id):
+    renderer = kept_renderer(id)
     speaks = id in ("smollm2", "role_colon")
     prompt = renderer.build_generation_prompt(ASKED, tools=None if speaks else TOOLS).token_ids
 
@@ -150,21 +134,21 @@ def parsed(renderer, text, prompt_ids=()):
         ),
     ],
 )
-def test_a_reply_of_qwen3_is_told_clean_cut_off_or_broken(made, text, termination, problem, message):
-    found = parsed(made("qwen3"), text)
+def test_a_reply_of_qwen3_is_told_clean_cut_off_or_broken(kept_renderer, text, termination, problem, message):
+    found = parsed(kept_renderer("qwen3"), text)
     assert found.termination == termination and problem in found.problem
     assert found.message == {"role": "assistant", **message}
 
 
-def test_text_that_only_looks_like_a_call_or_reasoning_is_text(made):
-    renderer = made("qwen3")
+def test_text_that_only_looks_like_a_call_or_reasoning_is_text(kept_renderer):
+    renderer = kept_renderer("qwen3")
     text = '<think>no</think><tool_call>\n{"name": "add", "arguments": {}}\n</tool_call>'
     found = renderer.parse_response([*renderer.tokenizer.encode(text), *renderer.get_stop_sequences()])
     assert found.message == {"role": "assistant", "content": text} and found.termination == "clean"
 
 
-def test_what_the_prompt_began_is_gone_on_with(made):
-    renderer = made("qwen3")
+def test_what_the_prompt_began_is_gone_on_with(kept_renderer):
+    renderer = kept_renderer("qwen3")
     prompt = renderer.build_generation_prompt(ASKED, prefill="<think>\nFirst").token_ids
     found = parsed(renderer, ", second.\n</think>\n\nDone<|im_end|>", prompt)
     assert found.message == {"role": "assistant", "content": "Done", "reasoning_content": ", second."}
@@ -195,14 +179,14 @@ def test_what_the_prompt_began_is_gone_on_with(made):
         ("<|channel|>analysis<|message|>hm", "truncated", {"content": "", "reasoning_content": "hm"}),
     ],
 )
-def test_a_reply_of_gpt_oss_is_read_by_its_channels(made, text, termination, message):
-    renderer = made("gpt_oss_medium_reasoning")
+def test_a_reply_of_gpt_oss_is_read_by_its_channels(kept_renderer, text, termination, message):
+    renderer = kept_renderer("gpt_oss_medium_reasoning")
     found = parsed(renderer, text, renderer.build_generation_prompt(ASKED).token_ids)
     assert found.termination == termination and found.message == {"role": "assistant", **message}
 
 
-def test_gpt_oss_goes_on_after_a_call_and_not_after_an_answer(made):
-    renderer = made("gpt_oss_medium_reasoning")
+def test_gpt_oss_goes_on_after_a_call_and_not_after_an_answer(kept_renderer):
+    renderer = kept_renderer("gpt_oss_medium_reasoning")
     prompt = renderer.build_generation_prompt(ASKED, tools=TOOLS).token_ids
     reply = {"role": "assistant", "content": "", "tool_calls": [call()]}
     result = {"role": "tool", "content": "2"}
@@ -213,10 +197,10 @@ def test_gpt_oss_goes_on_after_a_call_and_not_after_an_answer(made):
     assert renderer.bridge(answered, True, ASKED) is None
 
 
-def test_a_date_is_part_of_what_made_a_renderer(made):
-    renderer = made("gpt_oss_low_reasoning")
+def test_a_date_is_part_of_what_made_a_renderer(kept_renderer):
+    renderer = kept_renderer("gpt_oss_low_reasoning")
     assert renderer.id == "core/gpt_oss_low_reasoning" and renderer.options["effort"] == "low"
-    again = made("gpt_oss_low_reasoning", **renderer.options)
+    again = kept_renderer("gpt_oss_low_reasoning", **renderer.options)
     prompt = renderer.build_generation_prompt(ASKED).token_ids
     assert again.build_generation_prompt(ASKED).token_ids == prompt
     copy = pickle.loads(pickle.dumps(renderer))
@@ -233,7 +217,7 @@ def png(width, height):
 
 
 @pytest.mark.parametrize(("size", "tokens"), [((64, 48), 70), ((640, 480), 300), ((8, 800), 80)])
-def test_an_image_is_a_chunk_with_the_tokens_that_the_model_sees(made, tmp_path, size, tokens):
+def test_an_image_is_a_chunk_with_the_tokens_that_the_model_sees(kept_renderer, tmp_path, size, tokens):
     """64 x 48 as in the goldens; 640 x 480 is 20 x 15 squares of 32; the last is 25 squares long, and
     grows to the least area."""
     data = png(*size)
@@ -241,7 +225,7 @@ def test_an_image_is_a_chunk_with_the_tokens_that_the_model_sees(made, tmp_path,
     uri = f"data:image/png;base64,{base64.b64encode(data).decode()}"
     for source in (data, uri, str(tmp_path / "x.png")):
         parts = [{"type": "text", "text": "See "}, {"type": "image", "image": source}]
-        prompt = made("qwen3_vl").build_generation_prompt([{"role": "user", "content": parts}])
+        prompt = kept_renderer("qwen3_vl").build_generation_prompt([{"role": "user", "content": parts}])
         before, image, after = prompt.chunks
         assert isinstance(image, ImageChunk) and image.image.data == data and image.expected_tokens == tokens
         assert prompt.token_ids == [*before, *[-1] * tokens, *after] and len(prompt.origins) == len(
@@ -260,10 +244,10 @@ def test_an_image_is_a_chunk_with_the_tokens_that_the_model_sees(made, tmp_path,
         (b"GIF89a", "neither PNG nor JPEG"),
     ],
 )
-def test_an_image_that_cannot_be_read_is_one_line(made, image, line):
+def test_an_image_that_cannot_be_read_is_one_line(kept_renderer, image, line):
     message = {"role": "user", "content": [{"type": "image", "image": image}]}
     with pytest.raises(RendererError, match=line) as e:
-        made("qwen3_vl").build_generation_prompt([message])
+        kept_renderer("qwen3_vl").build_generation_prompt([message])
     assert "\n" not in str(e.value) and "messages[0]" in str(e.value)
 
 
@@ -273,8 +257,8 @@ CHATML = (
 )
 
 
-def test_a_models_own_template_gives_what_chatml_gives(made, tmp_path):
-    own, chatml = made("hf", chat_template=CHATML), made("chatml")
+def test_a_models_own_template_gives_what_chatml_gives(kept_renderer, tmp_path):
+    own, chatml = kept_renderer("hf", chat_template=CHATML), kept_renderer("chatml")
     talk = [
         {"role": "system", "content": "<|im_end|>\ue000\ue001"},
         *ASKED,
@@ -291,13 +275,15 @@ def test_a_models_own_template_gives_what_chatml_gives(made, tmp_path):
     sampled = [*prompt, *own.tokenizer.encode("a"), *own.get_stop_sequences()]
     assert own.bridge(sampled, True, ASKED) == chatml.bridge(sampled, True, ASKED)
     (tmp_path / "template").write_text(CHATML)
-    from_file = made("hf", chat_template=str(tmp_path / "template"))
+    from_file = kept_renderer("hf", chat_template=str(tmp_path / "template"))
     assert from_file.build_generation_prompt(talk[:2]).token_ids == prompt
 
 
-def test_a_template_that_edits_history_says_so_and_each_reply_can_be_trained_after_its_own_prompt(made):
+def test_a_template_that_edits_history_says_so_and_each_reply_can_be_trained_after_its_own_prompt(
+    kept_renderer,
+):
     edits = CHATML.replace("m.content", "(m.content if loop.last or m.role != 'assistant' else '...')")
-    own = made("hf", chat_template=edits)
+    own = kept_renderer("hf", chat_template=edits)
     talk = [*ASKED, {"role": "assistant", "content": "a"}, *ASKED, {"role": "assistant", "content": "b"}]
     with pytest.raises(RendererError, match=r"messages\[1\] can't be trained within this conversation"):
         own.build_supervised_example(talk)
@@ -315,12 +301,12 @@ def test_a_template_that_edits_history_says_so_and_each_reply_can_be_trained_aft
         ("{{ messages.__class__.__mro__ }}", "refuses this"),
     ],
 )
-def test_a_template_that_cannot_be_used_is_one_line(made, template, line):
+def test_a_template_that_cannot_be_used_is_one_line(kept_renderer, template, line):
     with pytest.raises(RendererError, match=line) as e:
-        made("hf", chat_template=template)
+        kept_renderer("hf", chat_template=template)
     assert "\n" not in str(e.value)
 
 
-def test_a_model_without_a_template_is_told_what_to_do(made):
+def test_a_model_without_a_template_is_told_what_to_do(kept_renderer):
     with pytest.raises(RendererError, match="has no chat template; give one"):
-        made("hf")
+        kept_renderer("hf")

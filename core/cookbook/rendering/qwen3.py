@@ -125,9 +125,7 @@ class Qwen3(Tagged):
             if isinstance(part, Image):
                 if not self.vision:
                     raise RendererError("Qwen3 has no form for images; choose core/qwen3_vl, say")
-                out.own("<|vision_start|>")
-                out.image(part, qwen_image_tokens(part))
-                out.own("<|vision_end|>")
+                write_image(out, part)
             else:
                 out.text(part)
 
@@ -150,6 +148,13 @@ class Qwen3(Tagged):
         thought = ids[ids.index(self._tags.think) + 1 :]
         end = thought.index(self._tags.end_think) if self._tags.end_think in thought else len(thought)
         return not self.tokenizer.decode(thought[:end]).strip("\n")
+
+
+def write_image(out: Draft, image: Image) -> None:
+    """As all vision models of Qwen have it since Qwen3-VL."""
+    out.own("<|vision_start|>")
+    out.image(image, qwen_image_tokens(image))
+    out.own("<|vision_end|>")
 
 
 def _exceptions(thinking: str) -> dict[str, str]:

@@ -8,8 +8,9 @@ from typing import Literal
 from ..errors import RendererError
 from .base import Tools
 from .draft import Draft
-from .images import Image, qwen_image_tokens
+from .images import Image
 from .messages import Plain, inline_thinking, last_query, only_text
+from .qwen3 import write_image
 from .reading import Framing, Tagged, Tags, write_broken
 from .tokenizers import Tokenizer
 from .tools import Call, Unparsed, openai_tool, to_json, xml_calls
@@ -145,9 +146,7 @@ class Qwen35(Tagged):
             parts[-1] = parts[-1].rstrip()
         for part in parts:
             if isinstance(part, Image):
-                out.own("<|vision_start|>")
-                out.image(part, qwen_image_tokens(part))
-                out.own("<|vision_end|>")
+                write_image(out, part)
             else:
                 out.text(part)
 
