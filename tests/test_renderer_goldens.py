@@ -242,7 +242,7 @@ def test_a_format_says_what_the_template_itself_says_of_any_conversation(name, a
     renderer = made(name, tokenizer, hf_parity=True)
     has_tools = not name.startswith(("llama3", "smollm2", "gpt_oss"))
 
-    @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck), database=None)
+    @settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck), database=None)
     @given(data=st.data())
     def check(data):
         tools = data.draw(st.sampled_from([None, TOOLS])) if has_tools else None

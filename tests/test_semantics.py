@@ -16,6 +16,7 @@ from cookbook import BackendConfig, EnvConfig, Episode, Step, Turn
 from cookbook.backends.base import Sampler, Trainer, logprobs_under
 from cookbook.errors import BackendError, ConfigError
 from cookbook.evaluate import evaluate
+from cookbook.rendering import Rendered
 from cookbook.rl import CLIPS, Order, Parts, RLConfig, shape
 from cookbook.rollout import Limits, Player
 from cookbook.streams import shuffled, stream
@@ -358,12 +359,12 @@ class Chat:
     """A renderer of one token a message."""
 
     def build_generation_prompt(self, messages, tools=()):
-        return SimpleNamespace(token_ids=[1])
+        return Rendered([1], [0.0])
 
     def get_stop_sequences(self):
         return [2]
 
-    def parse_response(self, tokens, prompt_ids=None):
+    def parse_response(self, tokens, prompt_ids=None, tools=()):
         return SimpleNamespace(message={"role": "assistant", "content": ""})
 
 
