@@ -307,11 +307,21 @@ def _guard(name: str) -> Iterator[None]:
         raise _EnvFailed(e) from e
 
 
+_TEXT = {"role", "content"}
+
+
+def _is_text(value: object) -> bool:
+    return type(value) is str
+
+
 def _check_messages(messages: object, source: str) -> None:
     form = "{'role': ..., 'content': text}"
     if isinstance(messages, (str, dict)) or not isinstance(messages, Sequence):
         raise EnvError(f"{source} gave {type(messages).__name__}, not a list of messages {form}")
+    message: Any
     for message in messages:
+        if isinstance(message, dict) and message.keys() == _TEXT and all(map(_is_text, message.values())):
+            continue  # most messages of most environments: this is every step of every episode
         try:
             plain(message, f"{source} gave a message: it")
         except RendererError as e:

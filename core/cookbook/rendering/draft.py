@@ -51,7 +51,7 @@ class Rendered:
 
     def only_tokens(self) -> list[int]:
         """`token_ids`, for who can't carry images. Raises `RendererError` where there are images."""
-        if PLACEHOLDER in self.token_ids:
+        if any(isinstance(run[0].what, ImageChunk) for run in self.runs):
             raise RendererError(
                 "the loops don't carry images yet; render them yourself, `chunks` has what a model takes"
             )
