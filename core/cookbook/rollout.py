@@ -318,14 +318,18 @@ def _check_messages(messages: object, source: str) -> None:
     form = "{'role': ..., 'content': text}"
     if isinstance(messages, (str, dict)) or not isinstance(messages, Sequence):
         raise EnvError(f"{source} gave {type(messages).__name__}, not a list of messages {form}")
-    message: Any
     for message in messages:
-        if isinstance(message, dict) and message.keys() == _TEXT and all(map(_is_text, message.values())):
-            continue  # most messages of most environments: this is every step of every episode
+        if _is_plain(message):
+            continue
         try:
             plain(message, f"{source} gave a message: it")
         except RendererError as e:
             raise EnvError(str(e)) from None
+
+
+def _is_plain(message: object) -> bool:
+    """A role and a text, and nothing more, as most messages are; told fast, since this is every step."""
+    return type(message) is dict and message.keys() == _TEXT and all(map(_is_text, message.values()))
 
 
 def _check_step(step: object, env: Env) -> None:
