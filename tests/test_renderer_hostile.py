@@ -9,6 +9,7 @@ import pytest
 
 from cookbook.errors import RendererError
 from cookbook.registry import renderer_for_model
+from cookbook.rendering.tokenizers import model_file
 from cookbook.rendering.tools import typescript, xml_calls
 
 ASKED = [{"role": "user", "content": "?"}]
@@ -221,3 +222,17 @@ def test_a_pickle_of_what_was_rendered_is_small(kept_renderer):
 )
 def test_a_model_whose_format_is_another_is_asked_about(model, id):
     assert renderer_for_model(model) == id
+
+
+def test_what_was_rendered_keeps_its_images_in_a_pickle_and_says_that_its_origins_are_gone(kept_renderer):
+    rendered = pickle.loads(pickle.dumps(kept_renderer("qwen3").build_generation_prompt(ASKED)))
+    assert rendered.chunks == [rendered.token_ids] and rendered.only_tokens() == rendered.token_ids
+    with pytest.raises(RendererError, match="origins can't be told"):
+        _ = rendered.origins
+
+
+def test_a_hub_that_cannot_be_asked_is_told_from_a_model_without_a_template(monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(RendererError, match=r"no chat_template.jinja of 'no/where': .*give a folder") as e:
+        model_file("no/where", "chat_template.jinja")
+    assert "\n" not in str(e.value)

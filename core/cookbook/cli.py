@@ -361,9 +361,12 @@ def _run_line(folder: Any) -> tuple[str, ...]:
 
 
 def _render(argv: list[str]) -> int:
-    from .render_command import main as render
+    from . import render_command
 
-    return render(argv)
+    if not argv or "-h" in argv or "--help" in argv:
+        print(render_command.HELP, end="")
+        return 0
+    return render_command.main(*_split(argv, render_command.SWITCHES, render_command.VALUED))
 
 
 COMMANDS: dict[str, Callable[[list[str]], int]] = {

@@ -32,7 +32,8 @@ format adds), and whether it is header, content or stop. Trained tokens are gree
   --html FILE       a page to look at in a browser
   --json            for programs
 """
-_VALUED = ("--renderer", "--options", "--model", "--train-on", "--html")
+SWITCHES = ("--prompt", "--json")
+VALUED = ("--renderer", "--options", "--model", "--train-on", "--html")
 _PAGE = """\
 <!doctype html><meta charset="utf-8"><title>{title}</title>
 <style>
@@ -47,12 +48,9 @@ span { border-radius: 2px; outline: 1px solid #0001; white-space: pre-wrap }
 """
 
 
-def main(argv: list[str]) -> int:
-    """Runs the command; returns 0. Raises `CookbookError`, one line each, for what the user can mend."""
-    if not argv or "-h" in argv or "--help" in argv:
-        print(HELP, end="")
-        return 0
-    words, flags = _split(argv)
+def main(words: list[str], flags: dict[str, str]) -> int:
+    """Runs the command, its flags taken apart; returns 0. Raises `CookbookError`, one line each, for what the
+    user can mend."""
     if len(words) != 1:
         raise ConfigError("`cookbook render` takes one file of conversations; `cookbook render --help`")
     rows = _rows(Path(words[0]))
@@ -124,24 +122,6 @@ def _print(rendered: Rendered, renderer: Renderer, title: str) -> None:
         line = f"{row['id']:>8}  {row['weight']:>6g}  {message:>7}  {row['kind']:<7}  {row['text']!r}"
         console.print(Text(line, style="green" if row["weight"] else "dim"))
     console.print()
-
-
-def _split(argv: list[str]) -> tuple[list[str], dict[str, str]]:
-    words: list[str] = []
-    flags: dict[str, str] = {}
-    rest = iter(argv)
-    for word in rest:
-        if word in ("--prompt", "--json"):
-            flags[word] = word
-        elif word in _VALUED:
-            flags[word] = next(rest, "")
-            if not flags[word]:
-                raise ConfigError(f"{word} needs a value; `cookbook render --help`")
-        elif word.startswith("-"):
-            raise ConfigError(f"there is no flag {word!r}; `cookbook render --help` shows them")
-        else:
-            words.append(word)
-    return words, flags
 
 
 def _renderer(flags: dict[str, str]) -> Renderer:

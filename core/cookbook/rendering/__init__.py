@@ -1,10 +1,10 @@
 """Messages to token ids and back: `get_renderer(id, tokenizer, **options)`, `load_tokenizer(model)`."""
 
-from .base import Parsed, Renderer, TrainOnWhat, get_renderer
+from .base import Renderer, TrainOnWhat, get_renderer
 from .draft import Origin, Rendered
 from .images import Image, ImageChunk
 from .messages import Plain, plain
-from .stream import Delta, ResponseStream
+from .stream import Delta, Parsed, ResponseStream
 from .tokenizers import Tokenizer, load_tokenizer
 
 __all__ = [

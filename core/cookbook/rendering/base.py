@@ -7,7 +7,6 @@ import functools
 import inspect
 import types
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from .. import registry
@@ -15,7 +14,7 @@ from ..errors import RendererError
 from ..types import Message
 from .draft import Draft, Encoder, Rendered
 from .messages import Plain, plain
-from .stream import Region, ResponseStream, Step
+from .stream import Parsed, Region, ResponseStream, Step
 from .tokenizers import Tokenizer
 
 TrainOnWhat = Literal[
@@ -30,26 +29,7 @@ TrainOnWhat = Literal[
 """Which messages of a conversation a supervised example trains. A turn: the assistant's messages after the
 last user's. customized: the messages with a true `trainable`. all_tokens: headers too."""
 
-Termination = Literal["clean", "truncated", "malformed"]
 Tools = Sequence[Mapping[str, Any]] | None
-
-
-@dataclass(frozen=True, slots=True)
-class Parsed:
-    """What sampled tokens say.
-
-    stopped: they hold the format's stop, so nothing was cut off. termination: "clean", a well-formed reply
-    that ends with its stop; "truncated", no stop; "malformed", a stop, and something that this format
-    doesn't allow, which `problem` names: tokens after the stop, reasoning that isn't closed, a broken call.
-    """
-
-    message: Message
-    stopped: bool
-    problem: str = ""
-
-    @property
-    def termination(self) -> Termination:
-        return "truncated" if not self.stopped else "malformed" if self.problem else "clean"
 
 
 class Renderer(abc.ABC):
@@ -89,12 +69,13 @@ class Renderer(abc.ABC):
     def get_stop_sequences(self) -> list[int] | list[str]:
         """Token ids, or strings, that end a reply; the reply's tokens contain them."""
 
-    @abc.abstractmethod
     def _read(
         self, token_ids: list[int], prompt_ids: Sequence[int], stop: int | None, tools: Tools
     ) -> tuple[Message, str]:
         """The message that a reply's tokens, up to its stop and without it, say; and what is wrong with it,
-        or "". prompt_ids: what it was sampled after, empty where nobody says. Never raises."""
+        or "". All is content, unless a format knows more. prompt_ids: what it was sampled after, empty where
+        nobody says. Never raises."""
+        return Message(role="assistant", content=self.tokenizer.decode(token_ids)), ""
 
     _weighs_replies = False
     """Whether what stands of a reply depends on other replies, also on some that weren't sampled."""

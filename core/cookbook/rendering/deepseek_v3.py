@@ -106,7 +106,7 @@ class DeepSeekV3(Tagged):
 
     def _write_reply(self, out: Draft, message: Plain, before: str, reasoned: bool) -> None:
         """reasoned: a target, which keeps its reasoning where the prompt opens one."""
-        thinking, text = message.thinking, only_text(Plain(message.role, message.parts), "DeepSeekV3")
+        thinking, text = message.thinking, only_text(message, "DeepSeekV3", calls=True)
         inline = (
             before != "tool" and not message.calls if self.hf_parity else text.lstrip().startswith("<think>")
         )

@@ -46,8 +46,8 @@ class Rendered:
     tokenizer: Tokenizer | None = field(default=None, repr=False, compare=False)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """A pickle has neither the tokenizer nor where tokens come from."""
-        return Rendered, (self.token_ids, self.weights)
+        """A pickle is without the tokenizer, which is a hundred times as large."""
+        return Rendered, (self.token_ids, self.weights, self.runs)
 
     def only_tokens(self) -> list[int]:
         """`token_ids`, for who can't carry images. Raises `RendererError` where there are images."""
@@ -59,12 +59,16 @@ class Rendered:
 
     @property
     def origins(self) -> list[Origin]:
-        """For each token its message and kind; one that two pieces share is the first one's."""
-        assert self.tokenizer is not None or not self.runs
+        """For each token its message and kind; one that two pieces share is the first one's.
+
+        Raises `RendererError` for what comes from a pickle, which has no tokenizer.
+        """
+        if self.tokenizer is None:
+            raise RendererError("origins can't be told of what was unpickled; ask before, or render anew")
         origins: list[Origin] = []
         for run in self.runs:
             if isinstance(run[0].what, str):
-                ends = self.tokenizer.encode_with_offsets("".join([str(piece.what) for piece in run]))[1]  # type: ignore[union-attr]
+                ends = self.tokenizer.encode_with_offsets("".join([str(piece.what) for piece in run]))[1]
                 origins += [run[places[0]].origin for places in _places(run, ends)]
             else:
                 what = run[0].what

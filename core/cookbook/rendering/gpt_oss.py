@@ -118,7 +118,7 @@ class GptOss(Renderer):
     def _write_reply(self, out: Draft, message: Plain, reasoned: bool, final: bool) -> None:
         """final: nothing follows, so that an answer ends as a model ends it."""
         out.header("<|start|>assistant")
-        text = only_text(Plain(message.role, message.parts), "GptOss")
+        text = only_text(message, "GptOss", calls=True)
         text += "".join(message.broken)  # whatever it was addressed to
         between = ""
         empty = (

@@ -22,7 +22,7 @@ from .tools import Call, Unparsed, json_calls, openai_tool, xml_calls
 # Of the private use area: within a user's "<|im_end|>", which keeps it apart from the template's; and after
 # a mark that was a user's own.
 _MARK, _KEPT = "\ue000", "\ue001"
-_takes_text = re.compile(
+_TAKES_TEXT = re.compile(
     r"arguments['\"]?\]?\s+is\s+string|\+\s*\w+(\.|\[')(function)?('\])?(\.|\[')arguments"
 )
 _USER = Plain("user", ["?"])
@@ -77,7 +77,7 @@ class HF(Tagged):
                 f"the tokenizer of {tokenizer.name!r} treats white space beside control tokens in a way of "
                 "its own, which hf doesn't know; choose another with renderer=..."
             )
-        self._json_arguments = _takes_text.search(self.chat_template) is not None
+        self._json_arguments = _TAKES_TEXT.search(self.chat_template) is not None
         self._stops = self._found_stops()
         if not self._stops:
             raise RendererError(

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..errors import RendererError
-from ..types import Message
 from .base import Renderer, Tools
 from .draft import Draft
 from .messages import Plain, only_text
@@ -39,8 +38,3 @@ class Llama3(Renderer):
 
     def get_stop_sequences(self) -> list[int]:
         return self._stops
-
-    def _read(
-        self, token_ids: list[int], prompt_ids: Sequence[int], stop: int | None, tools: Tools
-    ) -> tuple[Message, str]:
-        return Message(role="assistant", content=self.tokenizer.decode(token_ids)), ""

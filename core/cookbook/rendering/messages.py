@@ -15,7 +15,6 @@ _FORM = "{'role': ..., 'content': text or parts}"
 _PARTS = (
     "{'type': 'text', 'text': ...}, {'type': 'thinking', 'thinking': ...} or {'type': 'image', 'image': ...}"
 )
-_NOTHING = (None, "", [])
 
 
 @dataclass(slots=True)
@@ -86,9 +85,12 @@ def _list(fields: Mapping[str, Any], name: str, where: str) -> Sequence[Any]:
     return value
 
 
-def only_text(message: Plain, format: str) -> str:
-    """The text of a message, for a format that has a form for nothing else. Raises `RendererError`."""
-    if message.calls:
+def only_text(message: Plain, format: str, *, calls: bool = False) -> str:
+    """The text of a message, for a format that has no form for images, nor for calls unless `calls`.
+
+    Raises `RendererError` where there are some.
+    """
+    if message.calls and not calls:
         raise RendererError(f"{format} has no form for tool calls; choose another renderer=...")
     if any(isinstance(part, Image) for part in message.parts):
         raise RendererError(f"{format} has no form for images; choose another renderer=...")

@@ -99,7 +99,7 @@ class Nemotron3(Tagged):
     def _write_reply(self, out: Draft, message: Plain, reasoned: bool) -> None:
         """reasoned: its reasoning stands; else an empty one. The template writes one text, reasoning and all,
         and trims the whole."""
-        text = only_text(Plain(message.role, message.parts), "Nemotron3")
+        text = only_text(message, "Nemotron3", calls=True)
         thinking = (message.thinking or "").strip()
         inline, rest = "", text
         if not thinking and (self.hf_parity or text.lstrip().startswith("<think>")):

@@ -98,7 +98,7 @@ class Qwen3(Tagged):
 
     def _write_reply(self, out: Draft, message: Plain, current: bool, last: bool) -> None:
         """current: no user has spoken after it, so that its reasoning stands."""
-        thinking, text = message.thinking, only_text(Plain(message.role, message.parts), "a reply of Qwen3")
+        thinking, text = message.thinking, only_text(message, "a reply of Qwen3", calls=True)
         if self.thinking != "none":
             thinking, text = inline_thinking(message, self.hf_parity)
         if self.thinking != "none" and current and (last or thinking):
@@ -121,13 +121,9 @@ class Qwen3(Tagged):
         out.own("\n</think>\n\n")
 
     def _write_parts(self, out: Draft, message: Plain) -> None:
-        for part in message.parts:
-            if isinstance(part, Image):
-                if not self.vision:
-                    raise RendererError("Qwen3 has no form for images; choose core/qwen3_vl, say")
-                write_image(out, part)
-            else:
-                out.text(part)
+        if not self.vision:
+            only_text(message, "Qwen3")
+        write_parts(out, message.parts)
 
     def get_stop_sequences(self) -> list[int]:
         return [self._end]
@@ -150,11 +146,15 @@ class Qwen3(Tagged):
         return not self.tokenizer.decode(thought[:end]).strip("\n")
 
 
-def write_image(out: Draft, image: Image) -> None:
-    """As all vision models of Qwen have it since Qwen3-VL."""
-    out.own("<|vision_start|>")
-    out.image(image, qwen_image_tokens(image))
-    out.own("<|vision_end|>")
+def write_parts(out: Draft, parts: Sequence[str | Image]) -> None:
+    """Texts, and images as all vision models of Qwen have them since Qwen3-VL."""
+    for part in parts:
+        if isinstance(part, Image):
+            out.own("<|vision_start|>")
+            out.image(part, qwen_image_tokens(part))
+            out.own("<|vision_end|>")
+        else:
+            out.text(part)
 
 
 def _exceptions(thinking: str) -> dict[str, str]:

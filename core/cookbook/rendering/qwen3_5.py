@@ -8,9 +8,8 @@ from typing import Literal
 from ..errors import RendererError
 from .base import Tools
 from .draft import Draft
-from .images import Image
 from .messages import Plain, inline_thinking, last_query, only_text
-from .qwen3 import write_image
+from .qwen3 import write_parts
 from .reading import Framing, Tagged, Tags, write_broken
 from .tokenizers import Tokenizer
 from .tools import Call, Unparsed, openai_tool, to_json, xml_calls
@@ -43,8 +42,6 @@ class Qwen35(Tagged):
         hf_parity: bool = False,
     ) -> None:
         super().__init__(tokenizer, hf_parity=hf_parity)
-        if effort not in _EFFORTS:
-            raise RendererError(f"effort={effort!r}: it is one of {', '.join(_EFFORTS)}")
         self.version, self.thinking, self.preserve_thinking = version, thinking, preserve_thinking
         self._instructions = _EFFORTS[effort] if version == "3.8" and thinking else ""
         self._tags = Tags.of(tokenizer, "<think>", "</think>", "<tool_call>", "</tool_call>")
@@ -118,7 +115,7 @@ class Qwen35(Tagged):
 
     def _write_reply(self, out: Draft, message: Plain, reasoned: bool) -> None:
         """reasoned: its reasoning stands, be it an empty one."""
-        text = only_text(Plain(message.role, message.parts), "a reply of Qwen3.5")
+        text = only_text(message, "a reply of Qwen3.5", calls=True)
         trimmed = Plain(message.role, [text.strip()], message.thinking)
         if self.version == "3.8" and self.hf_parity:
             thinking, text = trimmed.thinking, trimmed.text
@@ -144,11 +141,7 @@ class Qwen35(Tagged):
             parts[0] = parts[0].lstrip()
         if parts and isinstance(parts[-1], str):
             parts[-1] = parts[-1].rstrip()
-        for part in parts:
-            if isinstance(part, Image):
-                write_image(out, part)
-            else:
-                out.text(part)
+        write_parts(out, parts)
 
     def get_stop_sequences(self) -> list[int]:
         return [self._end]

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 
 from ..errors import RendererError
 from ..types import Message
-from .base import Parsed, Renderer, Tools
+from .base import Renderer, Tools
 from .draft import Draft
 from .messages import Plain, only_text
+from .stream import Parsed
 
 _STOP = "\n\nUser:"
 
@@ -55,11 +56,6 @@ class RoleColon(Renderer):
         text, stop, rest = self.tokenizer.decode(token_ids).partition(_STOP)
         problem = f"{len(rest)} characters after the stop" if rest else ""
         return Parsed(Message(role="assistant", content=text.strip()), bool(stop), problem)
-
-    def _read(
-        self, token_ids: list[int], prompt_ids: Sequence[int], stop: int | None, tools: Tools
-    ) -> tuple[Message, str]:
-        return Message(role="assistant", content=self.tokenizer.decode(token_ids).strip()), ""
 
     def _check_trained(self, plains: Sequence[Plain], i: int) -> None:
         where = f"RoleColon: messages[{i}], a trained assistant message,"

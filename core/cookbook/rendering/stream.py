@@ -1,18 +1,38 @@
-"""Reading a reply while it is sampled."""
+"""What sampled tokens say, and reading them while they are sampled."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
 
+from ..types import Message
 from .tokenizers import Tokenizer
-
-if TYPE_CHECKING:
-    from .base import Parsed
 
 Region = Literal["reasoning", "content", "call"]
 Step = Callable[[int], Region | None]
 """Takes a reply's ids one by one: the region that an id's text belongs to; None for the format's own."""
+
+
+Termination = Literal["clean", "truncated", "malformed"]
+
+
+@dataclass(frozen=True, slots=True)
+class Parsed:
+    """What sampled tokens say.
+
+    stopped: they hold the format's stop, so nothing was cut off. termination: "clean", a well-formed reply
+    that ends with its stop; "truncated", no stop; "malformed", a stop, and something that this format
+    doesn't allow, which `problem` names: tokens after the stop, reasoning that isn't closed, a broken call.
+    """
+
+    message: Message
+    stopped: bool
+    problem: str = ""
+
+    @property
+    def termination(self) -> Termination:
+        return "truncated" if not self.stopped else "malformed" if self.problem else "clean"
 
 
 class Delta(NamedTuple):

@@ -165,17 +165,23 @@ def _any_of(tokens: Collection[str]) -> str:
 
 
 def model_file(model: str | Path, name: str) -> Path | None:
-    """A file of a model's folder, or of its repository on the Hugging Face hub; None where there is none."""
+    """A file of a model's folder, or of its repository on the Hugging Face hub; None where there is none.
+
+    Raises `RendererError` with one line where the hub can't be asked.
+    """
     folder = Path(model)
     if folder.is_dir():
         return folder / name if (folder / name).is_file() else None
     from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
     try:
         return Path(hf_hub_download(str(model), name))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError):
-        return None
+    except (EntryNotFoundError, OSError, ValueError) as e:
+        if isinstance(e, EntryNotFoundError) and not isinstance(e, LocalEntryNotFoundError):
+            return None  # the repository is there, and has no such file
+        reason = str(e).strip().splitlines()[0] if str(e).strip() else type(e).__name__
+        raise RendererError(f"no {name} of {str(model)!r}: {reason}; give a folder that holds it") from None
 
 
 def load_tokenizer(model: str | Path) -> Tokenizer:
