@@ -19,7 +19,7 @@ from cookbook.kinds import Tracker
 
 class Vowels:
     def grade(self, prompt: Sequence[Message], reply: Message, reference: Any) -> Grade:
-        return Grade(correct=None, reward=local_rewards.vowels(reply["content"]))
+        return Grade(None, reward=local_rewards.vowels(reply["content"]))
 
 
 @chz.chz(typecheck=True)

@@ -71,6 +71,19 @@ def test_an_async_grader_without_a_verdict_leaves_the_reward_undecided(player, f
     assert episode.reward is None and episode.correct is None
 
 
+def test_a_grade_is_a_verdict_and_its_reward():
+    assert (Grade(True).verdict, Grade(True).reward, Grade(True).correct) == ("right", 1.0, True)
+    assert (Grade("wrong").verdict, Grade("wrong").reward, Grade("wrong").correct) == ("wrong", 0.0, False)
+    assert (Grade(None).verdict, Grade(None).reward, Grade(None).correct) == ("undecided", None, None)
+    assert (Grade("right", 0.5).reward, Grade(None, 0.5).verdict) == (0.5, None)
+
+
+@pytest.mark.parametrize("verdict, reward", [("correct", None), (0.7, None), ("undecided", 0.0)])
+def test_what_is_no_verdict_is_refused(verdict, reward):
+    with pytest.raises(EnvError, match="undecided"):
+        Grade(verdict, reward)
+
+
 def test_the_next_prompt_begins_with_the_tokens_that_were_sampled_and_one_sequence_holds_all(
     player, fake_client
 ):

@@ -19,6 +19,7 @@ from .errors import EnvError
 StopReason = Literal[
     "done", "max_tokens", "max_turns", "max_episode_tokens", "max_sampled_tokens", "timeout", "table"
 ]
+Verdict = Literal["right", "wrong", "undecided"]
 
 
 class Message(TypedDict):
@@ -95,18 +96,38 @@ class Task(Protocol):
 class Grade:
     """A grader's verdict on one reply.
 
-    correct: right, wrong, or None where no verdict was reached (a judge is down, time ran out).
-    reward: defaults to 1.0, 0.0 or None by the verdict.
+    verdict: "right", "wrong" or "undecided" (a judge is down, time ran out); True and False say the first
+        two. None where the task knows no right and wrong, only a reward; without one it is "undecided".
+    reward: defaults to 1.0 or 0.0 by the verdict. None, always so when undecided, leaves the episode out
+        of the advantages.
+    stage: the name of the step of grading that decided, where there are several.
     detail: one line on how the verdict came about.
+
+    Raises `EnvError` for another verdict, and for a reward of what is undecided.
     """
 
-    correct: bool | None
+    verdict: Verdict | bool | None
     reward: float | None = None
+    stage: str = ""
     detail: str = ""
 
     def __post_init__(self) -> None:
-        if self.reward is None and self.correct is not None:
-            object.__setattr__(self, "reward", float(self.correct))
+        verdict = self.verdict
+        if verdict in (True, False, None):
+            unknown = "undecided" if self.reward is None else None
+            verdict = unknown if verdict is None else "right" if verdict else "wrong"
+            object.__setattr__(self, "verdict", verdict)
+        if verdict not in ("right", "wrong", "undecided", None):
+            raise EnvError(f"Grade(verdict={verdict!r}): it is right, wrong, undecided, True or False")
+        if verdict == "undecided" and self.reward is not None:
+            raise EnvError(f"Grade(undecided, reward={self.reward!r}): what is undecided has no reward")
+        if self.reward is None and verdict in ("right", "wrong"):
+            object.__setattr__(self, "reward", float(verdict == "right"))
+
+    @property
+    def correct(self) -> bool | None:
+        """Whether the reply is right, as a `Step` tells it; None where nobody knows."""
+        return {"right": True, "wrong": False}.get(str(self.verdict))
 
 
 def check_reward(reward: Any, source: object) -> None:

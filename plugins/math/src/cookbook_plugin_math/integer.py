@@ -25,8 +25,8 @@ class Integer(GraderConfig):
     def grade(self, prompt: Sequence[Message], reply: Message, reference: int) -> Grade:
         answer = parse(reply["content"])
         if answer is None:
-            return Grade(correct=False, detail="the reply is not one integer")
-        return Grade(correct=answer == reference, detail=f"read {answer}")
+            return Grade(False, detail="the reply is not one integer")
+        return Grade(answer == reference, detail=f"read {answer}")
 
 
 def parse(text: str) -> int | None:
