@@ -14,7 +14,7 @@ install: .venv/.installed
 		plugins/local/pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet -c constraints.txt torch
-	$(BIN)/pip install --quiet -c constraints.txt -e '.[dev]' -e plugins/math -e plugins/chat -e plugins/local
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[dev]' -e 'plugins/math[verify]' -e plugins/chat -e plugins/local
 	touch $@
 
 # A language model learns to add, on this machine, without a key.

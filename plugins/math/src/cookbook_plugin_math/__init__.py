@@ -18,6 +18,23 @@ def register_graders(register):
         "integer", "cookbook_plugin_math.integer:Integer", "The reply is one integer, or ends in '= integer'"
     )
 
+    register(
+        "answer",
+        "cookbook_plugin_math.answer:Answer",
+        "The final answer equals the reference, as mathematics: exact, bounded, in killable workers",
+    )
+    register(
+        "verify",
+        "cookbook_plugin_math.answer:Verify",
+        "math-verify's verdict, in killable workers",
+        needs=("math-verify",),
+    )
+
+
+@hookimpl
+def register_commands(register):
+    register("grade", "cookbook_plugin_math.grade_command:main", "Grade one reply, and say why")
+
 
 @hookimpl
 def register_recipes(register):

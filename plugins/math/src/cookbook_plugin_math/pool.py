@@ -25,6 +25,7 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import Future
 from typing import Any
 
+from cookbook_plugin_math.errors import Undecided
 from cookbook_plugin_math.worker import MEMORY, START_S
 
 _BATCH = 64  # jobs at most
@@ -37,22 +38,6 @@ _JOIN_S = 5.0  # for the threads to end, which takes milliseconds
 # Held while a process is started, so that a fork at that moment inherits no socket that nobody knows of.
 _STARTING = threading.RLock()
 _POOLS: weakref.WeakSet[Pool] = weakref.WeakSet()
-
-
-class Undecided(Exception):
-    """A job has no result, since (`reason`):
-
-    - "time": it ran longer than `timeout_s`
-    - "memory": it needed more than `memory_mb`
-    - "died (signal 11)", "died (status 3)": its process ended under it
-    - "ValueError: ...": the function raised that, in 200 characters at most
-    - "the pool is closed"
-    - "no worker starts: ...": the target can't be imported, say
-    """
-
-    def __init__(self, reason: str) -> None:
-        super().__init__(reason)
-        self.reason = reason
 
 
 class Pool:
