@@ -44,6 +44,7 @@ def test_the_description_names_what_bits_depend_on():
     [(True, False, "bfloat16"), (False, True, "bfloat16"), (False, False, "float32")],
 )
 def test_dtype_auto_takes_what_the_processor_multiplies(monkeypatch, avx512, amx, dtype):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx512)
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
     assert TorchBackend().describe()["dtype"] == dtype

@@ -36,7 +36,7 @@ class _TargetLogprobs(torch.autograd.Function):
         rest_R = torch.empty_like(hidden_R) if ctx.needs_input_grad[0] else None
         for first in range(0, len(hidden_R), _ROWS):
             at = slice(first, first + _ROWS)
-            of = slice(*torch.searchsorted(rows_U, torch.tensor([first, first + _ROWS])).tolist())
+            of = slice(*torch.searchsorted(rows_U, rows_U.new_tensor([first, first + _ROWS])).tolist())
             found = _over_words(
                 hidden_R[at], unembedding, rows_U[of] - first, targets_U[of], rest_R is not None
             )
