@@ -110,7 +110,8 @@ def test_list_shows_what_there_is_and_who_provides_it(cook):
 def test_list_of_a_kind_shows_only_that(cook):
     done = cook("list", "env")
     assert done.lines[0].split() == ["id", "summary", "needs", "from"]
-    assert [line.split()[0] for line in done.lines[1:]] == ["math/arithmetic"]
+    names = [line.split()[0] for line in done.lines[1:]]
+    assert "math/arithmetic" in names and all(name.startswith("math/") for name in names)
     assert cook("list", "dataset").code == 0
 
 
@@ -127,7 +128,7 @@ def test_lists_are_json_for_programs(cook):
 def test_plugins_shows_each_with_its_dist(cook):
     done = cook("plugins")
     assert (done.code, done.err) == (0, "")
-    assert f"math: cookbook-plugin-math {metadata.version('cookbook-plugin-math')}, ok, 3 rows" in done.lines
+    assert f"math: cookbook-plugin-math {metadata.version('cookbook-plugin-math')}, ok, 6 rows" in done.lines
 
 
 SHOWN = {
@@ -589,7 +590,7 @@ def test_a_command_of_a_plugin_that_is_left_out_says_so(cook, monkeypatch):
 def test_a_broken_plugin_stops_no_list_and_is_named(cook, install):
     install("broken", "1 / 0", keep=("core", "math"))
     done = cook("list", "env")
-    assert (done.code, len(done.lines)) == (0, 2)
+    assert done.code == 0 and any(line.startswith("math/arithmetic ") for line in done.lines)
     assert done.err == "not loaded: broken; `cookbook plugins` says why\n"
     done = cook("plugins")
     assert done.code == 0

@@ -10,12 +10,22 @@ def register_envs(register):
         "cookbook_plugin_math.arithmetic:Arithmetic",
         "Sums of two numbers, worked examples in the prompt",
     )
+    register(
+        "countdown",
+        "cookbook_plugin_math.countdown:Countdown",
+        "An expression that makes a target from given numbers",
+    )
 
 
 @hookimpl
 def register_graders(register):
     register(
         "integer", "cookbook_plugin_math.integer:Integer", "The reply is one integer, or ends in '= integer'"
+    )
+    register(
+        "countdown",
+        "cookbook_plugin_math.countdown:CountdownGrader",
+        "The reply's expression makes the target from the given numbers",
     )
 
     register(
@@ -43,3 +53,4 @@ def register_recipes(register):
         "cookbook_plugin_math.recipes:arithmetic",
         "A small model learns to add, on this machine, without a key",
     )
+    register("countdown", "cookbook_plugin_math.recipes:countdown", "Expressions that make a target")
