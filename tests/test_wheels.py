@@ -16,12 +16,14 @@ pytestmark = pytest.mark.wheels
 
 @pytest.fixture(scope="module")
 def bin_dir(tmp_path_factory):
-    """A new environment that holds what core needs, of third parties, and no dist of ours."""
+    """A new environment that holds what core and math need, of third parties, and no dist of ours."""
     import tomllib
 
     folder = tmp_path_factory.mktemp("venv")
     subprocess.run([sys.executable, "-m", "venv", folder], check=True)
-    needs = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    projects = (ROOT / "pyproject.toml", ROOT / "plugins" / "math" / "pyproject.toml")
+    needs = [n for p in projects for n in tomllib.loads(p.read_text())["project"]["dependencies"]]
+    needs = [need for need in needs if not need.startswith("cookbook")]
     subprocess.run([folder / "bin" / "pip", "install", "-q", *needs], check=True)
     return folder / "bin"
 

@@ -10,6 +10,18 @@ def register_envs(register):
         "cookbook_plugin_math.arithmetic:Arithmetic",
         "Sums of two numbers, worked examples in the prompt",
     )
+    register("gsm8k", "cookbook_plugin_math.sets:GSM8K", "Grade-school word problems, openai/gsm8k")
+    register(
+        "math",
+        "cookbook_plugin_math.sets:Hendrycks",
+        "Competition problems, EleutherAI/hendrycks_math; MATH-500 is held out",
+    )
+    register(
+        "polaris",
+        "cookbook_plugin_math.sets:Polaris",
+        "Hard problems for reinforcement learning, POLARIS-Project/Polaris-Dataset-53K",
+    )
+    register("deepmath", "cookbook_plugin_math.sets:DeepMath", "Hard problems, zwhe99/DeepMath-103K")
     register(
         "countdown",
         "cookbook_plugin_math.countdown:Countdown",
@@ -53,4 +65,8 @@ def register_recipes(register):
         "cookbook_plugin_math.recipes:arithmetic",
         "A small model learns to add, on this machine, without a key",
     )
+    register("gsm8k", "cookbook_plugin_math.recipes:gsm8k", "Grade-school word problems")
+    register("math", "cookbook_plugin_math.recipes:hendrycks", "Competition problems, MATH-500 held out")
+    register("polaris", "cookbook_plugin_math.recipes:polaris", "53,000 hard problems")
+    register("deepmath", "cookbook_plugin_math.recipes:deepmath", "103,000 hard problems")
     register("countdown", "cookbook_plugin_math.recipes:countdown", "Expressions that make a target")

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import chz
 
 from cookbook import Grade, GraderConfig, Message
+from cookbook.errors import EnvError
 
 # ASCII digits only, and no more of them than any sum here can have: int() takes quadratic time.
 _INTEGER = re.compile(r"[+-]?(?:\d{1,3}(?:,\d{3})+|\d{1,30})", re.ASCII)
@@ -22,11 +23,15 @@ class Integer(GraderConfig):
     ("it is 42", "42 or 43", "4 2") is wrong, not undecided: the model was asked for a number.
     """
 
-    def grade(self, prompt: Sequence[Message], reply: Message, reference: int) -> Grade:
+    def grade(self, prompt: Sequence[Message], reply: Message, reference: int | str) -> Grade:
+        """reference: an integer, or a text that is one; raises `EnvError` for another text."""
+        expected = parse(reference) if isinstance(reference, str) else reference
+        if expected is None:
+            raise EnvError(f"math/integer can't compare with {reference!r}, which is no integer")
         answer = parse(reply["content"])
         if answer is None:
             return Grade(False, detail="the reply is not one integer")
-        return Grade(answer == reference, detail=f"read {answer}")
+        return Grade(answer == expected, detail=f"read {answer}")
 
 
 def parse(text: str) -> int | None:

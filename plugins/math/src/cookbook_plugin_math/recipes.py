@@ -8,6 +8,20 @@ from cookbook import preset
 from cookbook.rl import RLConfig
 
 _MODEL = "Qwen/Qwen3.5-9B"
+# With the embedded model and the shipped problems: shows that everything runs, in a few minutes.
+_LOCAL = {
+    "env.source": "sample",
+    "env.held_out": 0.2,
+    "env.few_shot": 2,
+    "steps": 20,
+    "groups_per_step": 4,
+    "group_size": 8,
+    "max_tokens": 64,
+    "lr": 3e-4,
+    "lora_rank": 16,
+    "eval_every": 10,
+    "eval_tasks": 20,
+}
 
 
 def arithmetic() -> chz.Blueprint:
@@ -27,6 +41,95 @@ def arithmetic() -> chz.Blueprint:
         lora_rank=16,
         eval_every=25,
         eval_tasks=200,
+    )
+
+
+def gsm8k() -> chz.Blueprint:
+    """Dr. GRPO on grade-school word problems.
+
+    tinker-cookbook 0.6.1 reports 0.9621 of the test split right after 220 such steps; with 64 groups of 8,
+    0.9447.
+    """
+    return preset(
+        RLConfig,
+        name="math/gsm8k",
+        env="math/gsm8k",
+        model=_MODEL,
+        steps=220,
+        groups_per_step=32,
+        group_size=64,
+        max_tokens=1024,
+        lr=8e-5,
+        eval_tasks=1319,
+        eval_temperature=1.0,
+        local=_LOCAL,
+        **{"env.few_shot": 1, "env.format_reward": 0.1},
+    )
+
+
+def hendrycks() -> chz.Blueprint:
+    """Dr. GRPO on MATH; evaluation is on MATH-500, which isn't trained on.
+
+    tinker-cookbook 0.6.1 reports 0.838 of MATH-500 right after 180 such steps.
+    """
+    return preset(
+        RLConfig,
+        name="math/math",
+        env="math/math",
+        model=_MODEL,
+        steps=180,
+        groups_per_step=64,
+        group_size=16,
+        max_tokens=512,
+        lr=2e-5,
+        eval_tasks=500,
+        eval_temperature=1.0,
+        local=_LOCAL,
+        **{"env.few_shot": 1, "env.format_reward": 0.1},
+    )
+
+
+def polaris() -> chz.Blueprint:
+    """Dr. GRPO on POLARIS, with the settings of math/math but longer replies.
+
+    tinker-cookbook 0.6.1 has this environment and reports no result of it.
+    """
+    return preset(
+        RLConfig,
+        name="math/polaris",
+        env="math/polaris",
+        model=_MODEL,
+        steps=180,
+        groups_per_step=64,
+        group_size=16,
+        max_tokens=8192,
+        lr=2e-5,
+        eval_tasks=500,
+        eval_temperature=1.0,
+        local=_LOCAL,
+        **{"env.format_reward": 0.1},
+    )
+
+
+def deepmath() -> chz.Blueprint:
+    """Dr. GRPO on DeepMath-103K, with the settings of math/math but longer replies.
+
+    tinker-cookbook 0.6.1 has this environment and reports no result of it.
+    """
+    return preset(
+        RLConfig,
+        name="math/deepmath",
+        env="math/deepmath",
+        model=_MODEL,
+        steps=180,
+        groups_per_step=64,
+        group_size=16,
+        max_tokens=8192,
+        lr=2e-5,
+        eval_tasks=500,
+        eval_temperature=1.0,
+        local=_LOCAL,
+        **{"env.format_reward": 0.1},
     )
 
 
