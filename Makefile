@@ -1,20 +1,21 @@
 # Every target works from a bare clone with Python 3.11 and pip: it makes .venv and installs what it needs.
 PYTHON ?= python3
 BIN := .venv/bin
-DISTS := . plugins/math plugins/chat plugins/local
+DISTS := . plugins/math plugins/chat plugins/reasoning plugins/local
 SHELL := /bin/bash
 
-.PHONY: install demo demo-seeds test test-embedded test-interop test-wheels check bench bench-lag bench-local \
-	bench-memory wheels
+.PHONY: install demo demo-seeds test test-embedded test-interop test-reasoning test-wheels check bench \
+	bench-lag bench-local bench-memory wheels
 
 install: .venv/.installed
 
 # torch first and through the constraints: any open range brings several GB of CUDA packages.
 .venv/.installed: pyproject.toml plugins/math/pyproject.toml plugins/chat/pyproject.toml \
-		plugins/local/pyproject.toml constraints.txt
+		plugins/reasoning/pyproject.toml plugins/local/pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet -c constraints.txt torch
-	$(BIN)/pip install --quiet -c constraints.txt -e '.[dev]' -e 'plugins/math[verify]' -e plugins/chat -e plugins/local
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[dev]' -e 'plugins/math[verify]' -e plugins/chat -e plugins/reasoning \
+		-e plugins/local
 	touch $@
 
 # A language model learns to add, on this machine, without a key.
@@ -34,6 +35,10 @@ test: install
 test-embedded: install
 	$(BIN)/cookbook local setup
 	$(BIN)/python -m pytest -m embedded
+
+# Every family of reasoning-gym, the slow ones too; ten minutes or so.
+test-reasoning: install
+	$(BIN)/python -m pytest -m 'slow_family or not slow_family' plugins/reasoning
 
 # Other people's Tinker scripts on this machine, in an environment of their own.
 test-interop: install .interop/.installed

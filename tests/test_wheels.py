@@ -41,6 +41,7 @@ def test_a_plugin_appears_when_installed_and_goes_when_uninstalled(bin_dir):
         "cookbook_core",
         "cookbook_plugin_math",
         "cookbook_plugin_chat",
+        "cookbook_plugin_reasoning",
         "cookbook_plugin_local",
     }, "`make wheels` builds them"
     call(bin_dir / "pip", "install", "-q", "--no-index", "--find-links", dist, "cookbook-plugin-math")

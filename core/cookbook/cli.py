@@ -11,7 +11,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from . import __version__, registry
@@ -193,9 +193,17 @@ def _description(row: Row) -> str:
         lines.append(f"  all options: `cookbook run {row.id} --help`")
     elif chz.is_chz(code):
         lines.append(configs.help_text(code, [("this row", row.options)]))
+        lines += [_choices(*item) for item in getattr(code, "choices", {}).items()]
     elif row.kind != "command":
         lines.append(f"  called as {code.__name__}{inspect.signature(code)}")
     return "\n".join(lines)
+
+
+def _choices(option: str, notes: Mapping[str, str]) -> str:
+    import textwrap
+
+    noted = [f"  {value}: {note}" for value, note in notes.items() if note]
+    return "\n".join([textwrap.fill(f"{option}: {', '.join(notes)}", 110, subsequent_indent="  "), *noted])
 
 
 def _blueprint(row: Row) -> Any:

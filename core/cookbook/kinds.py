@@ -16,6 +16,10 @@ from .types import Episode, Grade, Message, Task
 class EnvConfig(abc.ABC):
     """An environment's options, and the tasks that follow from them."""
 
+    # What `cookbook show` lists for an option with many values, {option: {value: a note, or ""}}. Like
+    # `default_model` below, a plain class attribute.
+    choices = {}
+
     @abc.abstractmethod
     def tasks(self, split: str) -> Sequence[Task]:
         """The tasks of "train" or "test", in a fixed order; lazy where there are many.

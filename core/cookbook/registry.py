@@ -26,7 +26,7 @@ from .errors import ConfigError, PluginError, UnknownIdError
 
 KINDS = ("env", "grader", "renderer", "dataset", "recipe", "backend", "tracker", "command")
 HOOKS = (*(f"register_{kind}s" for kind in KINDS), "renderer_for_model")
-SHIPPED = {name: f"cookbook-plugin-{name}" for name in ("math", "chat", "local")}
+SHIPPED = {name: f"cookbook-plugin-{name}" for name in ("math", "chat", "reasoning", "local")}
 SLOW_S = 0.5
 
 _NAMESPACE = re.compile(r"[a-z][a-z0-9_-]*")
