@@ -20,7 +20,7 @@ from cookbook_plugin_reasoning.gym import Gym, held_out
 from cookbook_plugin_reasoning.names import FAMILIES, NOTES, REFUSED
 
 SLOW = {
-    *("advanced_geometry", "arc_agi", "codeio", "countdown", "figlet_font", "futoshiki", "game_of_life"),
+    *("advanced_geometry", "arc_agi", "countdown", "figlet_font", "futoshiki", "game_of_life"),
     *("game_of_life_halting", "intermediate_integration", "jugs", "knight_swap", "mahjong_puzzle"),
     *(
         "polynomial_equations",
@@ -376,7 +376,6 @@ def made(family, answer, **metadata):
             "C",
         ),
         ("polynomial_multiplication", "x**2 - 1", {}, "-1 + x*x", "(x + 1)*(x - 1)"),
-        ("codeio", '{"a": 1, "b": 2}', {}, '{"b": 2, "a": 1}', 'it is {"a": 1, "b": 2}'),
         ("n_queens", "Q _\n_ Q", {"valid_answers": ["Q _\n_ Q"]}, "Q _ \n_ Q", '[["Q", "_"], ["_", "Q"]]'),
     ],
 )

@@ -8,7 +8,7 @@ def register_envs(register):
     register(
         "gym",
         "cookbook_plugin_reasoning.gym:Gym",
-        "105 families of generated problems (reasoning-gym): dataset=chain_sum, or several",
+        "104 families of generated problems (reasoning-gym): dataset=chain_sum, or several",
     )
 
 

@@ -3,7 +3,7 @@
 _NAMES = """
     ab acre advanced_geometry aiw arc_1d arc_agi base_conversion basic_arithmetic bf
     binary_alternation binary_matrix bitwise_arithmetic boxnet caesar_cipher calendar_arithmetic
-    chain_sum circuit_logic codeio coin_flip color_cube_rotation complex_arithmetic count_bits
+    chain_sum circuit_logic coin_flip color_cube_rotation complex_arithmetic count_bits
     count_primes countdown course_schedule cryptarithm decimal_arithmetic decimal_chain_sum dice
     emoji_mystery family_relationships figlet_font fraction_simplification futoshiki game_of_life
     game_of_life_halting gcd graph_color group_anagrams gsm_symbolic intermediate_integration
@@ -21,7 +21,10 @@ _NAMES = """
 """
 FAMILIES = tuple(_NAMES.split())
 
-REFUSED = {"composite": "it mixes other families; name them instead, dataset=chain_sum,gcd"}
+REFUSED = {
+    "composite": "it mixes other families; name them instead, dataset=chain_sum,gcd",
+    "codeio": "it runs a data file's programs in this process, and some write into the current folder",
+}
 
 _ONE_SIDED = "a constant answer is right for 60 % of the problems or more"
 NOTES = {

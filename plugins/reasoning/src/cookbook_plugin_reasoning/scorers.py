@@ -103,15 +103,6 @@ def _sorted_numbers(answer: str, entry: dict[str, Any]) -> bool:
     return [_number(str(x)) for x in given] == [_number(x) for x in entry["metadata"]["sorted_numbers"]]
 
 
-def _same_json(answer: str, entry: dict[str, Any]) -> bool:
-    gold = entry["answer"].strip()
-    return answer == gold or _json(answer) == _json(gold)
-
-
-def _json(text: str) -> str:
-    return json.dumps(json.loads(text), sort_keys=True)
-
-
 def _game_of_numbers(answer: str, entry: dict[str, Any]) -> bool:
     """An expression of the given numbers, each once, by + - * / and parentheses, that gives the target."""
     value, numbers = value_of(answer)
@@ -143,7 +134,6 @@ SCORERS: dict[str, Scorer] = {
     "game_of_life_halting": _same_word,
     "gsm_symbolic": _same_number,
     "number_sorting": _sorted_numbers,
-    # raises, or gives a part for the question's own number; looks for JSON in whatever is said
+    # raises, or gives a part for the question's own number
     "prime_factorization": _factors,
-    "codeio": _same_json,
 }
