@@ -129,7 +129,7 @@ def test_lists_are_json_for_programs(cook):
 def test_plugins_shows_each_with_its_dist(cook):
     done = cook("plugins")
     assert (done.code, done.err) == (0, "")
-    assert f"math: cookbook-plugin-math {metadata.version('cookbook-plugin-math')}, ok, 14 rows" in done.lines
+    assert f"math: cookbook-plugin-math {metadata.version('cookbook-plugin-math')}, ok, 17 rows" in done.lines
 
 
 SHOWN = {

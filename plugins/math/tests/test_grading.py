@@ -56,8 +56,11 @@ def test_another_object_is_not_right(answer, reference):
         ("x + ", "x", "wrong", "reading"),
         ("", "1", "wrong", "text"),
         ("3", r"\foo{", "undecided", "reading"),
-        (r"\int_0^1 x\,dx", "7", "undecided", "symbolic"),
-        ("9**9**9**9", "x", "undecided", "symbolic"),
+        (r"\int_0^1 x\,dx", "7", "wrong", "symbolic"),
+        ("9**9**9**9", "x", "wrong", "symbolic"),
+        ("0/0", r"\sqrt{2}", "wrong", "symbolic"),
+        ("7", r"\int_0^1 x\,dx", "undecided", "symbolic"),
+        ("5", r"\frac{1}{0}", "wrong", "symbolic"),
     ],
 )
 def test_a_grade_names_the_stage_that_decided(answer, reference, verdict, stage):

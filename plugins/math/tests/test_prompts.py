@@ -13,7 +13,7 @@ from cookbook.configs import from_argv, layers_of, settle
 from cookbook.errors import ConfigError, EnvError
 from cookbook.registry import find
 from cookbook.rl import RLConfig
-from cookbook_plugin_math.boxed import boxed
+from cookbook_plugin_math.extraction import boxed
 from cookbook_plugin_math.in_form import InForm
 from cookbook_plugin_math.integer import Integer
 from cookbook_plugin_math.problems import normal
@@ -153,8 +153,7 @@ SETTINGS = {
 @pytest.mark.parametrize("name", [*SETTINGS, "countdown"])
 def test_a_recipe_builds_with_and_without_local(name):
     blueprint = find("recipe", f"math/{name}").load()()
-    last = from_argv([] if name == "countdown" else ["env.grader=math/integer"])
-    config = settle(RLConfig, [*layers_of(blueprint), last]).config
+    config = settle(RLConfig, layers_of(blueprint)).config
     assert config.model == "Qwen/Qwen3.5-9B" and config.env.format_reward == 0.1
     if name in SETTINGS:
         assert SETTINGS[name] == (
@@ -164,7 +163,7 @@ def test_a_recipe_builds_with_and_without_local(name):
             config.max_tokens,
             config.steps,
         )
-    local = settle(RLConfig, [*layers_of(blueprint), ("local", blueprint.local), last]).config
+    local = settle(RLConfig, [*layers_of(blueprint), ("local", blueprint.local)]).config
     assert len(local.env.tasks("train")) >= 40 and len(local.env.tasks("test")) >= 6
     assert local.max_tokens <= 64
 

@@ -5,33 +5,35 @@ What only the symbolic stage can say is asked of a prober; without one, `NeedsSy
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Callable
 from fractions import Fraction
 from typing import Any, Protocol
 
 from . import units
-from .errors import NeedsSymbols
+from .errors import NeedsSymbols, Undecided
 from .exact import rational
 from .nodes import STRUCTURES, Node, number
 from .ranges import Range, ranges
-from .shapes import add, assignment, flipped, is_order, names_of, negated, unfold
+from .shapes import add, assignment, bare, flipped, is_name, is_order, names_of, negated, unfold
 
 _TOLERANT_DIGITS = 6  # a reference written with so many significant digits is itself a rounding
-_MANY = 200  # items of an unordered list that are matched
+_MANY, _MOST = 30, 200  # items of an unordered list that are matched at once, and by a worker
 
 
 class Symbols(Protocol):
     """What the symbolic stage answers."""
 
-    def equal(self, one: Node, other: Node, within: Fraction = ...) -> bool: ...
+    def equal(self, reference: Node, answer: Node, within: Fraction = ...) -> bool: ...
 
-    def proportional(self, one: Node, other: Node) -> int: ...
+    def proportional(self, reference: Node, answer: Node) -> int: ...
 
 
 class _None:
-    def equal(self, one: Node, other: Node, within: Fraction = Fraction(0)) -> bool:
+    def equal(self, reference: Node, answer: Node, within: Fraction = Fraction(0)) -> bool:
         raise NeedsSymbols
 
-    def proportional(self, one: Node, other: Node) -> int:
+    def proportional(self, reference: Node, answer: Node) -> int:
         raise NeedsSymbols
 
 
@@ -45,17 +47,18 @@ class Comparison:
         """Raises `NeedsSymbols` without a prober, and what the prober raises."""
         if reference == answer:
             return True
+        if reference[:2] == answer[:2] == ("rel", ("∈",)) and reference[2][0] != answer[2][0]:
+            return False
         reference, answer = unfold(reference), unfold(answer)
         if reference == answer:
             return True
-        for one, other in ((reference, answer), (answer, reference)):
-            if (
-                one[0] == "list"
-                and other[0] != "list"
-                and (values := names_of(one))
-                and not _is_relation(other)
-            ):
-                return self.named(one, other, values)
+        known, given = names_of(reference), names_of(answer)
+        if known and given:
+            return self.pairs(known, given)
+        if known and not _is_relation(answer) and not is_order(answer):
+            return self.without_names(known, answer, self.same)
+        if given and not _is_relation(reference) and not is_order(reference):
+            return self.without_names(given, reference, lambda one, other: self.same(other, one))
         if "mod" in (reference[0], answer[0]):
             return self.moduli(reference, answer)
         if is_order(reference) or is_order(answer):
@@ -68,34 +71,61 @@ class Comparison:
 
     # --- relations ---
 
-    def named(self, one: Node, other: Node, values: list[tuple[Node, Node]]) -> bool:
-        """x=1, y=2 beside (1,2)."""
-        bare = tuple(value for _, value in values)
-        return other[0] == "seq" and other[1] == "(" and self.in_order(bare, other[3])
+    def pairs(self, known: list[tuple[Node, Node]], given: list[tuple[Node, Node]]) -> bool:
+        """Assignments beside assignments: the same names with the same values, in any order."""
+        left = list(given)
+        for name, value in known:
+            at = next((i for i, (n, v) in enumerate(left) if n == name and self.same(value, v)), None)
+            if at is None:
+                return False
+            del left[at]
+        return not left
+
+    def without_names(
+        self, named: list[tuple[Node, Node]], other: Node, same: Callable[[Node, Node], bool]
+    ) -> bool:
+        """x=1, x=2 beside 1, 2, and x=1, y=2 beside (1, 2)."""
+        values, in_order = bare(named)
+        if in_order:
+            items = _as_tuple(other)
+            return len(items) == len(values) and all(same(a, b) for a, b in zip(values, items, strict=True))
+        return other[0] in ("list", "set") and same(("list", values, ","), other)
 
     def equations(self, reference: Node, answer: Node) -> bool:
         left, right = assignment(reference), assignment(answer)
         if not (_is_relation(reference) and _is_relation(answer)):
-            named, bare = (left, answer) if _is_relation(reference) else (right, reference)
-            if named is None or bare[0] == "list":
-                return False
-            return self.same(named[1], bare) if _is_relation(reference) else self.same(bare, named[1])
+            if _is_relation(reference):
+                return left is not None and self.same(left[1], answer)
+            return self.same(reference, right[1]) if right else self.worked_out(reference, answer)
         if left and right:
             if left[0] == right[0]:
                 return self.same(left[1], right[1])
-            if "apply" in (left[0][0], right[0][0]) and "sym" in (left[0][0], right[0][0]):
+            if _is_graph(left[0], right[0]) or _is_graph(right[0], left[0]):
                 return self.same(left[1], right[1])
-            if left[0][0] == "seq" or right[0][0] == "seq":
-                return self.same(left[0], right[0]) and self.same(left[1], right[1])
         one, other = _difference(reference), _difference(answer)
         if one is None or other is None:
             return reference[1] == answer[1] and self.in_order(reference[2], answer[2])
         return self.symbols.proportional(one, other) != 0
 
+    def worked_out(self, reference: Node, answer: Node) -> bool:
+        """3 * 4 = 12, x = 6/2 = 3 or 1/3 ≈ 0.33 beside a value: all sides of a true chain are that value."""
+        signs, sides = answer[1], answer[2]
+        if not set(signs) <= {"=", "≈"} or reference[0] in STRUCTURES:
+            return False
+        if "≈" in signs:
+            sides = sides[: signs.index("≈") + 1]
+        if len(sides) > 1 and (is_name(sides[0]) or sides[0][0] == "big"):
+            sides = sides[1:]  # a name, or a sum or limit that is worked out
+        return not any(side[0] in STRUCTURES for side in sides) and all(
+            self.same(reference, side) for side in sides
+        )
+
     def orders(self, reference: Node, answer: Node) -> bool:
         """Inequalities, and what they are beside intervals."""
         if is_order(reference) and is_order(answer) and reference[0] == answer[0] == "rel":
             return self.chains(flipped(reference), flipped(answer))
+        if reference[0] == answer[0] == "list" and self.unordered(reference[1], answer[1]):
+            return reference[2] == answer[2] or "," in (reference[2], answer[2])
         one, other = ranges(reference), ranges(answer)
         return one is not None and other is not None and self.same_ranges(one, other)
 
@@ -139,7 +169,7 @@ class Comparison:
 
     def structures(self, reference: Node, answer: Node) -> bool:
         one, other = reference[0], answer[0]
-        if one in ("union", "minus", "meet") or other in ("union", "minus", "meet"):
+        if {one, other} & {"union", "minus", "meet"} or ("sym", "ℝ") in (reference, answer):
             left, right = ranges(reference), ranges(answer)
             return left is not None and right is not None and self.same_ranges(left, right)
         if one in ("list", "set") and other in ("list", "set"):
@@ -154,7 +184,9 @@ class Comparison:
                 self.in_order(a, b) for a, b in zip(reference[1], answer[1], strict=True)
             )
         if one == other == "ratio":
-            return self.ratios(reference[1], answer[1])
+            return self.in_order(reference[1], answer[1])
+        if one == other == "family":
+            return self.in_order(reference[1:], answer[1:])
         return self.mixed(reference, answer)
 
     def mixed(self, reference: Node, answer: Node) -> bool:
@@ -172,12 +204,20 @@ class Comparison:
 
     def unordered(self, one: tuple[Node, ...], other: tuple[Node, ...]) -> bool:
         """Whether each item has a partner of its own."""
-        if len(one) != len(other) or len(one) > _MANY:
-            return one == other
+        if len(one) != len(other):
+            return False
+        known, given = [rational(item) for item in one], [rational(item) for item in other]
+        plain = not any(item[0] in ("unit", "pct", "deg") or tolerance(item) for item in one + other)
+        if plain and None not in known and None not in given:
+            return Counter(known) == Counter(given)
+        if len(one) > _MANY and isinstance(self.symbols, _None):
+            raise NeedsSymbols
+        if len(one) > _MOST:
+            raise Undecided(f"more than {_MOST} items in any order")
         left = list(other)
         for item in one:
             for i, candidate in enumerate(left):
-                if self.same(item, candidate):
+                if _is_relation(item) == _is_relation(candidate) and self.same(item, candidate):
                     del left[i]
                     break
             else:
@@ -185,9 +225,9 @@ class Comparison:
         return True
 
     def same_ranges(self, one: list[Range], other: list[Range]) -> bool:
-        left = list(other)
         if len(one) != len(other) or len(one) > _MANY:
             return False
+        left = list(other)
         for item in one:
             for i, candidate in enumerate(left):
                 if item.closed == candidate.closed and self.in_order(item.ends, candidate.ends):
@@ -197,17 +237,12 @@ class Comparison:
                 return False
         return True
 
-    def ratios(self, one: tuple[Node, ...], other: tuple[Node, ...]) -> bool:
-        return len(one) == len(other) and all(
-            self.same(("mul", (a, other[0])), ("mul", (b, one[0]))) for a, b in zip(one, other, strict=True)
-        )
-
     # --- values ---
 
     def values(self, reference: Node, answer: Node) -> bool:
         if "text" in (reference[0], answer[0]):
             return False  # equal ones were equal trees
-        if reference[0] == answer[0] == "unit" and units.differ(reference[2], answer[2]):
+        if "unit" in (reference[0], answer[0]) and units.differ(_words(reference), _words(answer)):
             return False
         reference, answer = _without_unit(reference), _without_unit(answer)
         one, other = infinite(reference), infinite(answer)
@@ -252,6 +287,15 @@ def infinite(node: Node) -> int:
     return -infinite(node[1]) if node[0] == "neg" else 0
 
 
+def _words(node: Node) -> str:
+    return node[2] if node[0] == "unit" else ""
+
+
+def _is_graph(name: Node, other: Node) -> bool:
+    """Whether f(x) and y name one curve, in f(x) = ... and y = ..."""
+    return name[0] == "apply" and other == ("sym", "y") and other not in name[2]
+
+
 def _without_unit(node: Node) -> Node:
     return node[1] if node[0] == "unit" else node
 
@@ -288,7 +332,7 @@ def _brackets_agree(one: Node, other: Node) -> bool:
 
 def _as_tuple(node: Node) -> tuple[Node, ...]:
     """The items, in order, of (a, b), of a list without brackets and of a column; else ()."""
-    if node[0] == "seq" and node[1] in "(⟨":
+    if node[0] == "seq" and node[1:3] in (("(", ")"), ("⟨", "⟩")):
         return node[3]
     if node[0] == "mat" and all(len(row) == 1 for row in node[1]):
         return tuple(row[0] for row in node[1])
@@ -299,6 +343,6 @@ def _as_value(node: Node) -> Node:
     """{5} as 5, and 7:32 as 7/32."""
     if node[0] == "set" and len(node[1]) == 1:
         return node[1][0]
-    if node[0] == "ratio" and len(node[1]) == 2:
+    if node[0] == "ratio" and len(node[1]) == 2 and node[1][1] != number(0):
         return ("mul", (node[1][0], ("inv", node[1][1])))
     return node

@@ -14,8 +14,8 @@ from cookbook import EnvConfig, Grade, GraderConfig, Message, Question
 from cookbook.errors import ConfigError
 from cookbook.streams import stream
 
-from .boxed import boxed
 from .expression import ExpressionError, evaluate
+from .extraction import boxed
 from .in_form import InForm
 
 _TRAINED, _HELD_OUT, _EXAMPLES = 1_000_000, 1000, 8  # problems

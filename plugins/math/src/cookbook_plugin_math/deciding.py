@@ -8,30 +8,46 @@ from __future__ import annotations
 
 import functools
 import re
+from collections.abc import Iterator
 from fractions import Fraction
 from typing import NamedTuple
 
 from cookbook.types import Verdict
 
+from .cleaning import clean
 from .comparing import Comparison, Symbols
 from .errors import Undecided, Unreadable
-from .lexing import clean, tokens
+from .lexing import tokens
 from .nodes import Node
 from .parsing import parse
 from .shapes import spread
 
 _PLAIN_NUMBER = re.compile(
-    r"(?P<sign>[-+]?)\s?(?:(?P<whole>\d{1,3}(?:,\d{3})+|\d{1,300})(?:\.(?P<part>\d{1,4}))?"
+    r"(?P<sign>[-+]?)\s?(?:(?P<whole>\d{1,3}(?:,\d{3}){1,90}|\d{1,300})(?:\.(?P<part>\d{1,4}))?"
     r"|(?:\\[dt]?frac\s?\{(?P<top>\d{1,300})\}\s?\{(?P<bottom>\d{1,300})\}|(?P<over>\d{1,300})\s?/\s?(?P<under>\d{1,300})))",
     re.ASCII,
 )
 _LETTER = re.compile(r"\(?([A-J])\)?")
 _CHOICE = re.compile(
-    r"(?:(?:option|choice) )?(?:\(([A-J])\)(?!\w).*|([A-J])(?:[.:)](?!\d).*)?)", re.IGNORECASE
+    r"(?:(?:option|choice) )?(?:[(\[]([A-J])[)\]](?!\w)|([A-J])(?:[.:)](?!\d)|$))(.*)", re.IGNORECASE
 )
+_HEDGE = re.compile(r"\b(?:[B-J]|or|and|not|wrong|maybe)\b|\([A-J]\)|\bA[).:]", re.IGNORECASE)
 _WRAPPER = re.compile(
     r"\\(?:text|mbox|textbf|textit|textrm|textnormal|mathrm|mathbf)\s*\{|\\[,;:! ]|[{}$~]|\\(?=[()])"
 )
+_NUMERIC = re.compile(r"(?:[^A-Za-z\\]|\\frac|\\sqrt|\\pi|\\cdot|\\times)+")
+_GROUPED = re.compile(r"\d,\d{3}(?!\d)")
+_NAMED = re.compile(
+    r"\\?[A-Za-z]+(?:_\{?\w+\}?|'|\^\{-1\})?\s?(?:\\left)?\([^=]{1,60}\)\s?=\s?([^=]+)", re.ASCII
+)  # P(X > 1) = 1/2, f^{-1}(2) = 5
+_TAIL = re.compile(
+    r",?\s?(?:\\q?quad\s?)?(?:\\text\{\s?(?:for (?:all|any|some)|where|with)\b[^{}]*\}"
+    r"|\b(?:for all|for any|where)\b|\\forall(?![A-Za-z])).*"
+    r"|,?(?:\s|\\[ ,;]|\\q?quad)?\s?\(?\s?[a-zA-Z]\s?\\in\s?\\mathbb\s?\{?Z\}?\s?\)?$"
+)
+_BASED = re.compile(r"([0-9A-Fa-f]{1,200})_(\d{1,2}|[a-z]{3,9})", re.ASCII)
+_BASES = {name: str(n) for n, name in enumerate("two three four five six seven eight nine ten".split(), 2)}
+_MEASURED = re.compile(r"(.*[\d})$])\s(?:[mgsLNJ]|[cmk]?m\^\{?[23]\}?)")
 _ARTICLE = re.compile(r"(?:an?|the) ")
 
 
@@ -88,7 +104,7 @@ def decide(answer: str, reference: str, symbols: Symbols | None = None) -> Decis
     one, other = _plain_number(answer), _plain_number(reference)
     if one is not None and other is not None:
         return Decision("right" if one == other else "wrong", "number", "two numerals")
-    known, given = _read_reference(reference), Read(answer)
+    known, given = _bodies(_read_reference(reference), Read(answer))
     if known.tokens and known.tokens == given.tokens:
         return Decision("right", "normal", "the same symbols")
     return _by_text(known, given) or _by_tree(known, given, symbols)
@@ -115,10 +131,31 @@ def _plain_number(text: str) -> int | Fraction | None:
     return -value if sign == "-" else value
 
 
+def _bodies(known: Read, given: Read) -> tuple[Read, Read]:
+    """Without "for all x" where not only the reference says so, and without P(A) = before a value."""
+    one, other = _TAIL.search(known.text), _TAIL.search(given.text)
+    if not (one and other) or _said(one.group()) == _said(other.group()):
+        known = Read(known.text[: one.start()]) if one and one.start() else known
+        given = Read(given.text[: other.start()]) if other and other.start() else given
+    if "=" not in known.text and (named := _NAMED.fullmatch(given.text)):
+        given = Read(named[1])
+    measured = _MEASURED.fullmatch(given.text)
+    if measured and _NUMERIC.fullmatch(known.text):
+        given = Read(measured[1])  # 5 m, beside a number without symbols
+    return known, given
+
+
+def _said(tail: str) -> str:
+    return re.sub(r"\\(?:text|q?quad|in|mathbb|forall)|\b(?:where|for|all|any)\b|[^A-Za-z]", "", tail)
+
+
 def _by_text(known: Read, given: Read) -> Decision | None:
     """Choice letters and words; None where the answer is mathematics."""
+    if base := _based(known.text):
+        return Decision("right" if base == _based(given.text) else "wrong", "number", f"in base {base[1]}")
     letter = _LETTER.fullmatch(_words(known.text))
-    if letter and (choice := _CHOICE.fullmatch(_words(given.text))):
+    choice = _CHOICE.fullmatch(_words(given.text)) if letter else None
+    if letter and choice and not _HEDGE.search(choice[3]):
         found = choice[1] or choice[2]
         same = found == letter[1] or (found.upper() == letter[1] and letter.group() != letter[1])
         return Decision("right" if same else "wrong", "choice", f"the letter {found}")
@@ -134,8 +171,23 @@ def _by_text(known: Read, given: Read) -> Decision | None:
     return None
 
 
+def _based(text: str) -> tuple[str, str] | None:
+    """(digits, base) of a numeral with its base; None for anything else, x_2 among it."""
+    if "_" not in text:
+        return None
+    match = _BASED.fullmatch(re.sub(r"\\(?:text|mathrm|mbox)\{([^{}]*)\}|[{}\s]", r"\1", text))
+    if match is None or not any(char.isdigit() for char in match[1] if len(match[1]) > 1):
+        return None
+    return match[1].upper(), _BASES.get(match[2].lower(), match[2])
+
+
 def _words(text: str) -> str:
-    return " ".join(_WRAPPER.sub(" ", text).split()) if "\\" in text or "{" in text else text.strip("$ ")
+    """The text without what only sets it: \\text{}, braces, spacing, quotation marks around it."""
+    if "\\" in text or "{" in text:
+        text = " ".join(_WRAPPER.sub(" ", text).split())
+    text = text.strip("$ ")
+    quoted = len(text) > 2 and text[0] in "\"'`" and text[-1] in "\"'"
+    return text.strip("\"'`") if quoted else text
 
 
 def _by_tree(known: Read, given: Read, symbols: Symbols | None) -> Decision:
@@ -145,11 +197,7 @@ def _by_tree(known: Read, given: Read, symbols: Symbols | None) -> Decision:
         return Decision("wrong", "reading", f"the answer isn't read: {given.reason}")
     stage = "symbolic" if symbols else "structure"
     try:
-        same = Comparison(symbols).same(known.node, given.node)
-        if not same and (other := _as_list(given)) is not None:
-            same = Comparison(symbols).same(known.node, other)
-        if not same and (other := _as_list(known)) is not None:
-            same = Comparison(symbols).same(other, given.node)
+        same = any(Comparison(symbols).same(one, other) for one, other in _readings(known, given))
     except Undecided as e:
         return Decision("undecided", stage, str(e))
     except (RecursionError, Unreadable) as e:
@@ -159,8 +207,13 @@ def _by_tree(known: Read, given: Read, symbols: Symbols | None) -> Decision:
     return Decision("right" if same else "wrong", stage, "equal" if same else "different")
 
 
-def _as_list(side: Read) -> Node | None:
-    """100,200 as two numbers; None where no comma may be read so."""
-    if not re.search(r"\d,\d{3}(?!\d)", side.text) or "(" in side.text or "{" in side.text:
-        return None
-    return _read_reference(side.text.replace(",", ", ")).node
+def _readings(known: Read, given: Read) -> Iterator[tuple[Node, Node]]:
+    """What the two may mean: as they stand, then with 100,200 on one side as two numbers."""
+    if known.node is None or given.node is None:
+        return
+    yield known.node, given.node
+    for side in (known, given):
+        if _GROUPED.search(side.text) and "(" not in side.text and "{" not in side.text:
+            listed = Read(side.text.replace(",", ", ")).node
+            if listed is not None:
+                yield (listed, given.node) if side is known else (known.node, listed)

@@ -12,6 +12,7 @@ from .nodes import Node
 
 _MAX_LOG = 1e15  # natural logarithm of a magnitude that mpmath still takes
 _MAX_FACTORIAL = 1e12
+_MAX_STEPS = 5000
 _MAX_TERMS = 500  # of a sum that is added up
 _WORDS = {"inf": "infinity", "seq": "a tuple", "list": "a list", "mat": "a matrix", "rel": "a relation"}
 
@@ -53,7 +54,7 @@ def _collect(node: Any, found: set[str]) -> None:
         ("call", "lcm"),
     ):
         found.add("\0whole")
-    if kind == "pow" and node[1][0] in ("neg", "num", "const"):
+    if kind == "pow" and any(not name.startswith("\0") for name in symbols(node[2])):
         found.add("\0whole")
     if kind == "big":
         found.add("\0opaque")
@@ -62,19 +63,28 @@ def _collect(node: Any, found: set[str]) -> None:
 
 
 class Evaluator:
-    """Values at one point. `scale` is the largest magnitude that entered a sum: rounding errors go by it."""
+    """Values at one point. `real`: an even root or a logarithm of a negative number is undefined.
 
-    def __init__(self, context: Any, point: dict[str, str], log_base: float | None) -> None:
+    `scale` is the largest magnitude that entered a sum, which rounding errors go by; `finest` the smallest
+    one that isn't zero but for such errors.
+    """
+
+    def __init__(self, context: Any, point: dict[str, str], log_base: float | None, real: bool) -> None:
         self.ctx = context
         self.point = {name: context.mpf(value) for name, value in point.items()}
-        self.log_base = log_base
-        self.scale = 0.0
+        self.log_base, self.real = log_base, real
+        self.scale: Any = 0
+        self.finest: Any = None
+        self.steps = 0
 
     def value(self, node: Node) -> Any:
         """A number of the context, complex only where it must be.
 
         Raises `Undefined` or `Overflow`, and `Undecided` for what has no value anywhere.
         """
+        self.steps += 1
+        if self.steps > _MAX_STEPS:
+            raise Overflow("too much to work out")
         try:
             rule = getattr(self, f"_{node[0]}", None)
             if rule is None:
@@ -89,7 +99,13 @@ class Evaluator:
             raise Overflow("a value out of range") from e
 
     def sum_of(self, values: list[Any]) -> Any:
-        self.scale = max([self.scale, *(abs(value) for value in values)])
+        sizes = [abs(value) for value in values]
+        largest = max(sizes)
+        self.scale = max(self.scale, largest)
+        noise = largest * self.ctx.mpf(10) ** (10 - self.ctx.dps)
+        for size in sizes:
+            if size > noise and (self.finest is None or size < self.finest):
+                self.finest = size
         total = values[0]
         for value in values[1:]:
             total = total + value
@@ -145,17 +161,23 @@ class Evaluator:
         if fraction is not None and fraction.denominator % 2:
             size = (-base) ** exponent
             return -size if fraction.numerator % 2 else size
+        if self.real:
+            raise Undefined("a negative number to a power that isn't whole")
         return self.ctx.mpc(base) ** exponent
 
     def _root(self, node: Node) -> Any:
         degree, inside = self.value(node[1]), self.value(node[2])
         if degree == 0:
             raise Undefined("a root of degree zero")
+        negative = not _is_complex(inside) and inside < 0
+        odd = degree == int(degree) and int(degree) % 2
+        if negative and self.real and not odd:
+            raise Undefined("an even root of a negative number")
         if degree == 2:
             return self.ctx.sqrt(inside)
-        if not _is_complex(inside) and inside < 0 and degree == int(degree) and int(degree) % 2:
+        if negative and odd:
             return -((-inside) ** (1 / degree))
-        if not _is_complex(inside) and inside < 0:
+        if negative:
             inside = self.ctx.mpc(inside)
         return inside ** (1 / degree) if inside != 0 else inside
 
@@ -180,14 +202,17 @@ class Evaluator:
         return self.value(node[1]) * self.ctx.pi / 180
 
     def _pct(self, node: Node) -> Any:
-        return self.value(node[1])
+        return self.value(node[1]) / 100
 
-    _unit = _pct
+    def _unit(self, node: Node) -> Any:
+        return self.value(node[1])
 
     def _log(self, node: Node) -> Any:
         inside = self.value(node[2])
         if inside == 0:
             raise Undefined("the logarithm of zero")
+        if self.real and not _is_complex(inside) and inside < 0:
+            raise Undefined("the logarithm of a negative number")
         self.scale = max(self.scale, 1)
         top = self.ctx.log(inside)
         base = self.log_base if node[1] is None else self.value(node[1])
@@ -231,7 +256,7 @@ class Evaluator:
     def _limit(self, node: Node) -> Any:
         """A limit of a sum or an integral; an infinite one is a number of its own."""
         if node == ("inf",) or node == ("neg", ("inf",)):
-            return self.ctx.mpf(-97.3125 if node[0] == "neg" else 97.3125)
+            return self.ctx.mpf(-97.31250731 if node[0] == "neg" else 97.31250731)
         return self.value(node[2][1] if node[0] == "rel" else node)
 
     def _at(self, name: str, value: Any, body: Node) -> Any:
@@ -252,8 +277,9 @@ class Evaluator:
         for i, value in enumerate(values):
             if abs(value) > 1e6:
                 raise Overflow("an argument of an unknown function out of range")
-            rate = self.ctx.mpf(digest[i % 15 + 1] + 1) / 53
-            total = total + (i + 1) * self.ctx.cos(rate * value + i + 1) + rate * value / 7
+            place = 0 if name in ("gcd", "lcm") else i  # those don't mind the order
+            rate = self.ctx.mpf(digest[place % 15 + 1] + 1) / 53
+            total = total + (place + 1) * self.ctx.cos(rate * value + place + 1) + rate * value / 7
         self.scale = max(self.scale, 10)
         return total
 

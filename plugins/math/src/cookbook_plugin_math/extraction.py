@@ -3,30 +3,44 @@ r"""Takes the final answer out of a reply. Every scan is linear in the length of
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from typing import Literal, NamedTuple
+
+from .units import NUMBERS
 
 Rule = Literal["box", "tag", "marker", "phrase", "last line", "whole", "none"]
 
-_MAX_TEXT = 1_000_000  # characters; of a longer reply the end is read
-_MAX_LINE = 4000  # characters of a sentence that are looked at
-_BOX = re.compile(r"\\(?:boxed|fbox)(?![A-Za-z])\s*")
+_MAX_TEXT = 200_000  # characters; of a longer reply the end is read
+_MAX_LINE = 1000  # characters of a sentence that are looked at
+_MAX_BRACES = 10_000  # that are looked at; no answer that can be read has so many
+
 _BRACES = re.compile(r"\\[\\{}]|[{}]")
-_UNBRACED = re.compile(r"\\[A-Za-z]+|[^\s\\${}]+")
+_OPENING = re.compile(r"\\(?:boxed|fbox)\s*")
+_UNBRACED = re.compile(r"\\(?!boxed|fbox)[A-Za-z]+|[^\s\\${}]+")
 _CONTROL = re.compile(r"<\|[^|<>\s]{1,40}\|>")
-_MATH = re.compile(r"\$\$(.+?)\$\$|\$([^$]+)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.DOTALL)
 _ANSWER = re.compile(
-    r"\b(?:answer|option|choice)\b[\s*_]{0,8}(?:(?:is|:|=)[\s*_:]{0,8})+"
-    r"|\banswer[\s*_]{0,8}(?=\$|\\\(|\\\[)",
+    r"\b(?:answers?|option|choice)\b[\s*_]{0,8}(?:(?:is|are|therefore|then|:|=)[\s*_:]{0,8})+"
+    r"|\banswers?[\s*_]{0,8}(?=\$|\\\(|\\\[)",
     re.IGNORECASE,
 )
 _LEAD = re.compile(
-    r"(?:(?:thus|so|hence|therefore|then|finally|we get|we have)\b[\s,:]{0,4}){1,3}", re.IGNORECASE
+    r"(?<!\\)(?:\b(?:thus|so|hence|therefore|then|finally|we get|we have|total|result)\b[\s,:]{0,4}){1,3}",
+    re.IGNORECASE,
 )
-_WORD = re.compile(r"(?<![\\A-Za-z])[^\W\d_]{2,}")
-_WORDS_OF_MATH = re.compile(r"\\(?:text|mbox|mathrm|textbf)\{[^{}]*\}")
-_NUMBER = re.compile(r"-?\$?\d[\d,]*(?:\.\d+)?(?:\s*/\s*\d+)?\s*\\?%?")
-_SENTENCE_END = re.compile(r"[.!?](?=\s|$)")
-_NAMES = frozenset("sqrt pi sin cos tan cot sec csc log ln exp frac and or mod infinity text".split())
+_CHUNK = re.compile(r"(?:\\(?:text|mbox|mathrm|textbf|begin|end)\s?\{[^{}]{0,200}\}|\S)+")
+_COMMAND = re.compile(r"\\[A-Za-z]+\s?(?:\{[^{}]*\})?")
+_LETTERS = re.compile(r"[^\W\d_]{2,}")
+_SENTENCE_END = re.compile(r"(?:[.?]|(?<=[a-z]{3})!)(?=\s|$)")
+_DISPLAYED = re.compile(r"\s*(?:\\\[(.{1,900}?)\\\]|\$\$(.{1,900}?)\$\$)", re.DOTALL)
+_FORMULA = re.compile(r"\$+([^$]*)\$+|\\\(((?:(?!\\\)).)*)\\\)")
+_NAMES = frozenset(
+    "sqrt pi sin cos tan cot sec csc log ln exp frac and or mod inf infinity text union max min gcd lcm "
+    "arcsin arccos arctan sinh cosh tanh alpha beta gamma delta theta lambda mu phi omega sigma".split()
+)
+_SHORT_WORDS = frozenset(
+    "is of to we he it in at by so an as if on be no do my up us am are was".split()
+)  # words of two letters that are no product
+_SIGNS = frozenset("+-*/=<>^≤≥≠≈±,;:)]}\\")
 
 
 class Extracted(NamedTuple):
@@ -51,94 +65,133 @@ def extract(text: str) -> Extracted:
     text = next((part.strip() for part in _CONTROL.split(text) if part.strip()), "")
     if not text:
         return Extracted("", "none")
-    tagged = text.rpartition("<answer>")[2].partition("</answer>")
-    if "<answer>" in text and tagged[1]:
-        return Extracted(tagged[0].strip(), "tag")
-    if "####" in text:
-        line = text.rpartition("####")[2].strip().partition("\n")[0]
-        return Extracted(line.strip(), "marker")
-    return _in_words(text)
+    tagged = text.rpartition("<answer>")
+    if tagged[1] and "</answer>" in tagged[2]:
+        return Extracted(tagged[2].partition("</answer>")[0].strip(), "tag")
+    return _after_marker(text) or _in_words(text)
+
+
+def boxed(text: str) -> str | None:
+    r"""What stands in the last balanced \boxed{} or \fbox{}, stripped; None where that is nothing."""
+    return (_last_box(text[-_MAX_TEXT:]) or "").strip() or None
 
 
 def _last_box(text: str) -> str | None:
     r"""The content of the last balanced \boxed{...}, or of \boxed without braces; None without any."""
-    last = max(text.rfind("\\boxed"), text.rfind("\\fbox"))
-    if last < 0:
-        return None
-    for starts in ([_BOX.match(text, last)], list(_BOX.finditer(text))):  # the last one nearly always does
-        ends = [match.end() for match in starts if match]
-        closed = _closing(text, ends)
-        for at in reversed(ends):
-            if at in closed:
-                return text[at + 1 : closed[at]]
-            if text[at : at + 1] not in ("{", "") and (token := _UNBRACED.match(text, at)):
+    at, braces = len(text), 0
+    while braces < _MAX_BRACES:
+        at = max(text.rfind("\\boxed", 0, at), text.rfind("\\fbox", 0, at))
+        opening = _OPENING.match(text, at) if at >= 0 else None
+        if opening is None:
+            return None
+        begin = opening.end()
+        if text[begin : begin + 1] != "{":
+            braces += 1
+            if token := _UNBRACED.match(text, begin):
                 return token.group()
+            continue
+        depth = 0
+        for match in _BRACES.finditer(text, begin):
+            braces += 1
+            depth += {"{": 1, "}": -1}.get(match.group(), 0)
+            if not depth:
+                return text[begin + 1 : match.start()]
+            if braces >= _MAX_BRACES:
+                break
     return None
 
 
-def _closing(text: str, wanted: list[int]) -> dict[int, int]:
-    """{place of an opening brace: place of the one that closes it}, of the wanted ones, in one pass.
-
-    A brace that closes nothing is passed over; an escaped one is text.
-    """
-    pairs: dict[int, int] = {}
-    opened: list[int] = []
-    left = set(wanted)
-    for match in _BRACES.finditer(text, wanted[0]) if wanted else ():
-        brace = match.group()
-        if brace == "{":
-            opened.append(match.start())
-        elif brace == "}" and opened and (start := opened.pop()) in left:
-            pairs[start] = match.start()
-            left.discard(start)
-            if not left:
-                break
-    return pairs
+def _after_marker(text: str) -> Extracted | None:
+    """What the last #### announces; None where it is a heading, or there is none."""
+    _, marker, after = text.rpartition("####")
+    if not marker:
+        return None
+    line, _, rest = after.strip()[:_MAX_TEXT].partition("\n")
+    line = line.strip(" *_#")
+    if phrase := _ANSWER.match(line) or _ANSWER.search(line):
+        line = line[phrase.end() :].strip(" *_")
+    elif rest.strip() and not any(first == 0 for first, _ in _runs(line)):
+        return _in_words(rest)  # a heading
+    return Extracted(_of_sentence(line), "marker") if line else None
 
 
 def _in_words(text: str) -> Extracted:
     """The answer of a reply without a box or a marker."""
-    phrase = _last(_ANSWER, text)
+    phrase = None
+    for found in _ANSWER.finditer(text, max(0, len(text) - 20 * _MAX_LINE)):
+        phrase = found
     if phrase is not None and (rest := text[phrase.end() :].strip()):
-        return Extracted(_of_sentence(rest).strip(), "phrase")
-    lines = [line.strip() for line in text[-_MAX_LINE:].splitlines() if line.strip()]
-    answer = _last_given(lines[-1]) if _is_sentence(lines[-1]) else _LEAD.sub("", lines[-1], count=1)
-    answer = answer.strip()
+        if displayed := _DISPLAYED.match(rest):
+            return Extracted((displayed[1] or displayed[2]).strip(), "phrase")
+        return Extracted(_of_sentence(rest.lstrip("*_: ").partition("\n")[0]), "phrase")
+    lines = [line.strip() for line in text[-20 * _MAX_LINE :].splitlines() if line.strip()]
+    if len(lines) > 1 and lines[-1] in ("\\]", "$$"):
+        lines.append(lines[-2])  # a displayed formula of its own lines
+    last = lines[-1][-_MAX_LINE:] if len(lines) > 1 or _is_sentence(lines[-1]) else lines[-1]
+    answer = _last_given(last) if _is_sentence(last) else _LEAD.sub("", last, count=1).strip()
     return Extracted(answer, "whole" if answer == text else "last line")
+
+
+def _of_sentence(sentence: str) -> str:
+    """What follows "the answer is": its first formula or number, or all words up to the sentence's end."""
+    sentence = sentence[:_MAX_LINE]
+    end = _SENTENCE_END.search(sentence)
+    sentence = (sentence[: end.start()] if end else sentence).strip(" *_")
+    runs = list(_runs(sentence))
+    if runs and runs[0][0] == 0 and _says_something(runs[0][1]):
+        return _trimmed(runs[0][1])
+    return _last_given(sentence) if _is_sentence(sentence) else sentence
+
+
+def _last_given(line: str) -> str:
+    """The last run of formulas and numbers in a line, joined by commas, "and" and "or"; else the line."""
+    found = [run for _, run in _runs(line) if _says_something(run)]
+    return _trimmed(found[-1]) if found else line
+
+
+def _runs(line: str) -> Iterator[tuple[int, str]]:
+    """(number of the first chunk, text) of each run of chunks that are no words."""
+    chunks = list(_CHUNK.finditer(line))
+    begin = None
+    for i, chunk in enumerate(chunks):
+        following = chunks[i + 1].group() if i + 1 < len(chunks) else ""
+        is_word = _is_word(chunk.group(), following)
+        if begin is None and not is_word and chunk.group() not in ("and", "or"):
+            begin = i
+        if begin is not None and is_word and chunk.group().strip(".,;") not in NUMBERS:
+            yield begin, line[chunks[begin].start() : chunks[i - 1].end()]
+            begin = None
+    if begin is not None:
+        yield begin, line[chunks[begin].start() :]
+
+
+def _is_word(chunk: str, following: str) -> bool:
+    if chunk in ("a", "A", "I"):
+        return following[:1] not in _SIGNS
+    words = _LETTERS.findall(_COMMAND.sub(" ", chunk))
+    return any(
+        len(word) > 2 or word.lower() in _SHORT_WORDS or not word.isascii()
+        for word in words
+        if word.lower() not in _NAMES
+    )
+
+
+def _says_something(run: str) -> bool:
+    """Whether a run gives an answer: a number, a formula between signs, a choice; a name alone doesn't."""
+    return bool(re.search(r"[\d=<>≤≥∞π√]|\\[A-Za-z]|\$.+\$|\\\(|\([A-J]\)|^\W*[A-J]\W*$", run))
+
+
+def _trimmed(run: str) -> str:
+    run = run.strip(" *_.,;:?").removesuffix(" and").strip(" .,;")
+    formula = _FORMULA.fullmatch(run)
+    return next(part for part in formula.groups() if part is not None).strip() if formula else run
 
 
 def _is_sentence(line: str) -> bool:
     """Whether it is words that tell the answer: three of them besides formulas and names of functions."""
-    bare = _MATH.sub(" ", _WORDS_OF_MATH.sub(" ", line))
-    return sum(word.lower() not in _NAMES for word in _WORD.findall(bare)) >= 3
-
-
-def _of_sentence(rest: str) -> str:
-    """What a sentence that began with "the answer is" gives: its formula, or its words up to its end."""
-    rest = rest[:_MAX_LINE].lstrip("*_: ")
-    formula = _MATH.match(rest)
-    if formula:
-        return next(part for part in formula.groups() if part is not None)
-    line = rest.partition("\n")[0]
-    end = _SENTENCE_END.search(line)
-    sentence = (line[: end.start()] if end else line).strip(" *_")
-    return _last_given(sentence) if _is_sentence(sentence) else sentence
-
-
-def _last(pattern: re.Pattern[str], text: str) -> re.Match[str] | None:
-    found = None
-    for match in pattern.finditer(text):
-        found = match
-    return found
-
-
-def _last_given(line: str) -> str:
-    """The last formula of a line, or the last number where one comes after it; else the line."""
-    formula = _last(_MATH, line)
-    start = formula.end() if formula else 0
-    numbers = list(_NUMBER.finditer(line, start))
-    if numbers:
-        return numbers[-1].group()
-    if formula:
-        return next(part for part in formula.groups() if part is not None)
-    return line
+    words = 0
+    for chunk in _CHUNK.finditer(line[-4 * _MAX_LINE :]):
+        words += _is_word(chunk.group(), "=")
+        if words == 3:
+            return True
+    return False

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import importlib.util
+import threading
 from collections.abc import Awaitable
 from concurrent.futures import Future
 from typing import Any
@@ -24,6 +25,7 @@ from .errors import NeedsSymbols
 from .extraction import Extracted, extract
 from .pool import Pool
 
+_POOLS = threading.Lock()
 _CACHED = 8192  # verdicts of the symbolic stage, of short answers
 _SHORT = 300  # characters
 _MEMORY_MB = 512
@@ -41,19 +43,19 @@ class Grading:
 
     def start(self, text: str, reference: Any) -> Grade | Future[Grade]:
         """The grade, or the promise of it where a worker is needed. Never waits and never raises."""
-        found, reference = extract(text), str(reference)
+        try:
+            return self._start(text, str(reference))
+        except Exception as e:  # a fault of ours must not end a run: it is told, and decides nothing
+            return Grade("undecided", stage="fault", detail=f"{type(e).__name__}: {e}"[:200])
+
+    def _start(self, text: str, reference: str) -> Grade | Future[Grade]:
+        found = extract(text)
         key = (found.answer, reference)
         try:
             decision = _decided.get(key) or decide(*key)
         except NeedsSymbols:
-            promise: Future[Grade] = Future()
-            pool("symbolic").submit(*key).add_done_callback(
-                lambda job: self._settle(promise, _decision(job, key), found, reference, text)
-            )
-            return promise
-        if self._asks(decision):
-            return ask(text, reference)
-        return graded(decision, found)
+            return self._promised(key, found, text)
+        return ask(text, reference) if self._asks(decision) else graded(decision, found)
 
     def grade(self, text: str, reference: Any) -> Grade:
         """As `start`, and waits."""
@@ -63,13 +65,23 @@ class Grading:
     def _asks(self, decision: Decision) -> bool:
         return self.opinion and (decision.verdict == "undecided" or decision.stage == "reading")
 
-    def _settle(
-        self, promise: Future[Grade], decision: Decision, found: Extracted, reference: str, text: str
-    ) -> None:
-        if self._asks(decision):
-            ask(text, reference).add_done_callback(lambda job: promise.set_result(job.result()))
-        else:
-            promise.set_result(graded(decision, found))
+    def _promised(self, key: tuple[str, str], found: Extracted, text: str) -> Future[Grade]:
+        promise: Future[Grade] = Future()
+
+        def done(job: Future[Any]) -> None:
+            decision = _decision(job, key)
+            if self._asks(decision):
+                ask(text, key[1]).add_done_callback(lambda job: _keep(promise, job.result()))
+            else:
+                _keep(promise, graded(decision, found))
+
+        pool("symbolic").submit(*key).add_done_callback(done)
+        return promise
+
+
+def _keep(promise: Future[Grade], grade: Grade) -> None:
+    if promise.set_running_or_notify_cancel():
+        promise.set_result(grade)
 
 
 def ask(text: str, reference: str) -> Future[Grade]:
@@ -78,7 +90,7 @@ def ask(text: str, reference: str) -> Future[Grade]:
 
     def done(job: Future[Any]) -> None:
         decision = _decision(job)
-        promise.set_result(Grade(decision.verdict, stage="math-verify", detail=decision.detail))
+        _keep(promise, Grade(decision.verdict, stage="math-verify", detail=decision.detail))
 
     pool("opinion").submit(text[-_MAX_OPINION:], reference).add_done_callback(done)
     return promise
@@ -91,9 +103,14 @@ def graded(decision: Decision, found: Extracted) -> Grade:
     return Grade(decision.verdict, stage=decision.stage, detail=detail)
 
 
-@functools.cache
 def pool(stage: str) -> Pool:
     """The workers of a stage, one pool in a process: "symbolic" or "opinion"."""
+    with _POOLS:
+        return _pool(stage)
+
+
+@functools.cache
+def _pool(stage: str) -> Pool:
     return Pool(f"cookbook_plugin_math.{stage}:{stage}", timeout_s=_TIMEOUT_S[stage], memory_mb=_MEMORY_MB)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from cookbook import Grade, Message
 
-from .boxed import boxed
+from .extraction import boxed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,7 +26,7 @@ class InForm:
         grade = self.grader.grade(prompt, reply, reference)
         if inspect.isawaitable(grade):
             grade = await grade
-        if not isinstance(grade, Grade) or grade.reward is None or boxed(reply["content"]) is not None:
+        if not isinstance(grade, Grade) or grade.reward is None or boxed(reply["content"]):
             return grade
         detail = "; ".join(part for part in (grade.detail, r"no \boxed{...}") if part)
         return dataclasses.replace(grade, reward=grade.reward - self.loses, detail=detail)

@@ -8,7 +8,7 @@ A node is a tuple whose first item names its kind. Expressions:
 ("deg", a), ("pct", a), ("unit", a, words), ("big", kind, lower, upper, body) for sums and their like.
 Structures: ("seq", opening, closing, items), ("set", items), ("list", items, joiner), ("mat", rows),
 ("rel", signs, sides), ("union", items), ("minus", a, b), ("meet", a, b), ("ratio", items),
-("mod", a, modulus), ("text", words), ("builder", relation).
+("mod", a, modulus), ("text", words), ("builder", relation), ("family", element, condition).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from .errors import Unreadable
 Node = tuple[Any, ...]
 
 STRUCTURES = frozenset(
-    ("seq", "set", "list", "mat", "rel", "union", "minus", "meet", "ratio", "mod", "builder")
+    ("seq", "set", "list", "mat", "rel", "union", "minus", "meet", "ratio", "mod", "builder", "family")
 )
 
 

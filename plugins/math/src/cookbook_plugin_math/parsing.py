@@ -9,11 +9,12 @@ from .errors import Unreadable
 from .lexing import Token
 from .nodes import STRUCTURES, Node, number, product, values
 from .stream import END, Stream
+from .units import NUMBERS
 
 MAX_DEPTH = 40
 MAX_DIGITS = 1000  # of one numeral
 _MAX_POWER_OF_TEN = 400  # a numeral in scientific notation beyond it stays a product
-_RELATIONS = frozenset(("=", "<", ">", "<=", ">=", "!=", "≡", "∈", "→"))
+_RELATIONS = frozenset(("=", "≈", "<", ">", "<=", ">=", "!=", "≡", "∈", "→"))
 _SIGNS = frozenset(("+", "-", "±", "∓"))
 _MARKS = {"!": "fact", "%": "pct", "°": "deg"}
 _SIGNED = {"-": "neg", "±": "pm", "∓": "mp"}
@@ -44,15 +45,15 @@ class Parser(Stream):
 
     def items(self, closers: tuple[str, ...]) -> Node:
         """What stands between separators, up to a closer or the end: the item itself when it is one."""
-        self.depth += 1
-        if self.depth > MAX_DEPTH:
-            raise Unreadable(f"nested deeper than {MAX_DEPTH}")
+        self.deeper()
         bars, self.bars = self.bars, 0
         found, joiner = [self.relation()], ","
         while self.token[0] == "sep":
             while self.token[0] == "sep":
                 joiner = self.advance()[1] if self.token[1] in ("and", "or") else (self.advance(), joiner)[1]
             if self.token is END or self.sees(*closers):
+                if joiner != ",":
+                    raise Unreadable(f"nothing after {joiner!r}")
                 break
             found.append(self.relation())
         self.depth -= 1
@@ -110,14 +111,27 @@ class Parser(Stream):
     # --- sums and products ---
 
     def expression(self) -> Node:
+        self.deeper()
         terms = [self.term(self.sign())]
         while self.sign_here in _SIGNS:
             terms.append(self.term(self.sign()))
         node = terms[0] if len(terms) == 1 else ("add", values(terms))
-        if self.sees("over"):
-            self.advance()
-            node = ("mul", (node, ("inv", self.expression())))
+        if self.sees("over", "choose"):
+            below = (self.advance()[1], self.expression())
+            values([node, below[1]])
+            node = (
+                ("mul", (node, ("inv", below[1])))
+                if below[0] == "over"
+                else ("call", "binom", (node, below[1]))
+            )
+        self.depth -= 1
         return node
+
+    def deeper(self) -> None:
+        """Counts a level; whoever calls it takes it off again."""
+        self.depth += 1
+        if self.depth > MAX_DEPTH:
+            raise Unreadable(f"nested deeper than {MAX_DEPTH}")
 
     def sign(self) -> str:
         """The signs before a term, as one of "", "-", "±" and "∓"."""
@@ -141,7 +155,7 @@ class Parser(Stream):
             elif self.sign_here == "/":
                 self.advance()
                 factors.append(("inv", self.signed_factor()))
-            elif self.token[0] == "num" and self.found[self.at - 1][0] == "num":
+            elif self.token[0] == "num" and self.after_number():
                 raise Unreadable("two numbers side by side")
             elif self.begins_factor():
                 factors.append(self.factor())
@@ -151,8 +165,15 @@ class Parser(Stream):
             factors, sign = [number(-1), *factors], ""
         node = factors[0] if len(factors) == 1 else product(factors)
         if self.token[0] == "word" and factors[0][0] != "text":
-            node = ("unit", node, self.unit())
+            while self.token[1] in NUMBERS:
+                node = ("mul", (node, number(NUMBERS[self.advance()[1]])))
+            if words := self.unit():
+                node = ("unit", node, words)
         return (_SIGNED[sign], node) if sign else node
+
+    def after_number(self) -> bool:
+        kind, text = self.found[self.at - 1]
+        return kind == "num" or (kind == "op" and text in "%°")
 
     def signed_factor(self) -> Node:
         sign = self.sign()
@@ -172,14 +193,20 @@ class Parser(Stream):
         if self.token[0] == "num" and self.token[1].isdigit():
             if self.peek() == ("name", "frac"):
                 return self.mixed_fraction()
-            if [self.peek(i)[0] for i in (1, 3)] == ["num", "num"] and self.peek(2) == ("op", "/"):
-                whole, top, bottom = (int(self.peek(i)[1]) for i in (0, 1, 3) if self.peek(i)[1].isdigit())
-                for _ in range(4):
-                    self.advance()
-                if not bottom:
-                    raise Unreadable("a division by zero")
-                return number(whole + Fraction(top, bottom))
+            following = [self.peek(i) for i in (1, 2, 3)]
+            if [token[0] for token in following] == ["num", "op", "num"] and following[1][1] == "/":
+                return self.plain_mixed(self.token[1], following[0][1], following[2][1])
         return self.factor()
+
+    def plain_mixed(self, *numerals: str) -> Node:
+        if not all(numeral.isdigit() and len(numeral) <= MAX_DIGITS for numeral in numerals):
+            raise Unreadable("two numbers side by side")
+        for _ in range(4):
+            self.advance()
+        whole, top, bottom = map(int, numerals)
+        if not bottom:
+            raise Unreadable("a division by zero")
+        return number(whole + Fraction(top, bottom))
 
     def mixed_fraction(self) -> Node:
         whole, fraction = self.primary(), self.primary()
@@ -189,13 +216,13 @@ class Parser(Stream):
         return ("mul", (whole, self.postfix(fraction)))
 
     def unit(self) -> str:
-        """The words of measure after a number: "cm 2", "km / h"."""
+        """The words of measure after a number: "cm ^2", "km / h"."""
         words = []
         while self.token[0] == "word" or (words and self.sees("/", "^")):
             if self.sees("^"):
                 self.advance()
                 exponent = self.argument()
-                words.append(str(exponent[1]) if exponent[0] == "num" else "?")
+                words.append(f"^{exponent[1]}" if exponent[0] == "num" else "?")
             else:
                 words.append(self.advance()[1])
         return " ".join(words)
@@ -203,9 +230,7 @@ class Parser(Stream):
     # --- powers and what follows a factor ---
 
     def factor(self) -> Node:
-        self.depth += 1
-        if self.depth > MAX_DEPTH:
-            raise Unreadable(f"nested deeper than {MAX_DEPTH}")
+        self.deeper()
         node = self.postfix(self.primary())
         self.depth -= 1
         return node
@@ -217,9 +242,9 @@ class Parser(Stream):
                 return node
             if sign == "^":
                 self.advance()
-                node = ("pow", node, self.exponent())
+                node = ("pow", *values([node, self.exponent()]))
             elif sign in _MARKS:
-                node = (_MARKS[self.advance()[1]], node)
+                node = (_MARKS[self.advance()[1]], *values([node]))
             elif sign == "'" and node[0] in ("sym", "apply"):
                 self.advance()
                 node = (node[0], node[1] + "'", *node[2:])
@@ -232,9 +257,7 @@ class Parser(Stream):
 
     def exponent(self) -> Node:
         """What follows ^; a^b^c is a^(b^c)."""
-        self.depth += 1
-        if self.depth > MAX_DEPTH:
-            raise Unreadable(f"nested deeper than {MAX_DEPTH}")
+        self.deeper()
         node = self.argument(signed=True)
         if self.sees("^"):
             self.advance()
@@ -252,15 +275,16 @@ class Parser(Stream):
 
     def argument(self, signed: bool = False) -> Node:
         """A group in braces, or one token: what an exponent, an index or a command takes."""
-        if self.sees("{", "(") and (self.token[1] == "{" or signed):
-            return self.bracket()
-        if signed and self.sees("-", "+"):
-            minus = self.advance()[1] == "-"
-            node = self.argument()
-            return ("neg", node) if minus else node
-        if self.token[0] == "op" and self.token[1] not in _OPENERS:
+        self.deeper()
+        minus = signed and self.sees("-", "+") and self.advance()[1] == "-"
+        if self.sees("{") or (self.sees("(") and signed):
+            node = self.bracket()
+        elif self.token[0] == "op" and self.token[1] not in _OPENERS:
             raise Unreadable(f"{self.token[1]!r} is no argument")
-        return self.primary()
+        else:
+            node = self.primary()
+        self.depth -= 1
+        return ("neg", node) if minus else node
 
     # --- what a factor begins with ---
 
@@ -312,6 +336,8 @@ class Parser(Stream):
             return self.braces()
         inside = self.items(_CLOSERS[opening])
         closing = self.expect(*_CLOSERS[opening])
+        if opening == "[" and closing == "]" and inside[0] not in ("list", "num", *STRUCTURES):
+            return ("apply", "[]", (inside,))  # round brackets to most, the whole part to some
         if opening == "{" or (inside[0] != "list" and closing == _TOGETHER[opening]):
             return inside
         if inside[0] != "list":
@@ -322,15 +348,33 @@ class Parser(Stream):
         if self.sees("}}"):
             self.advance()
             return ("set", ())
-        if self.token[0] == "name" and self.peek() in (("op", ":"), ("op", "|")):
+        if self.is_builder():
+            self.bars += 1
+            inside = self.sets()
+            self.bars -= 1
             self.advance()
-            self.advance()
-            relation = self.relation()
+            condition = self.items(("}}",))
             self.expect("}}")
-            return ("builder", relation)
+            named = inside[0] == "sym" and condition[0] == "rel"
+            return ("builder", condition) if named else ("family", inside, condition)
         inside = self.items(_CLOSERS["{{"])
         self.expect("}}")
         return ("set", inside[1] if inside[0] == "list" else (inside,))
+
+    def is_builder(self) -> bool:
+        """Whether this is {x : ...} or {x | ...}: a bar or colon, then a relation, come before the end."""
+        depth, bar = 0, False
+        for at in range(self.at + 1, len(self.found)):
+            kind, text = self.found[at]
+            if kind != "op":
+                continue
+            if text == "}}" and not depth:
+                return False
+            depth += (text in _OPENERS) - (text in ("}", ")", "]", "}}", "⟩", "endmatrix"))
+            bar |= not depth and text in (":", "|")
+            if bar and text in _RELATIONS:
+                return True
+        return False
 
     def matrix(self) -> Node:
         rows: list[tuple[Node, ...]] = []

@@ -1,15 +1,15 @@
-"""Whether two expressions are equal as functions: tried at points in floating point, confirmed at 60 digits.
+"""Whether two expressions are equal as functions: tried at points, confirmed there at 120 digits or more.
 
 The expressions are taken as functions of real variables, compared where both are real (everywhere, when one
-of them holds i). A difference at one point refutes. Equal is what agrees to 50 digits at several points drawn
-with 60 random digits: two analytic functions that differ do so with probability zero.
+of them holds i). A difference at one point refutes. Equal is what agrees to 50 digits of its smallest term,
+at several points drawn with 60 random digits: two analytic functions that differ do so with probability zero.
 """
 
 from __future__ import annotations
 
 import random
 from fractions import Fraction
-from typing import Any
+from typing import Any, NamedTuple
 
 import mpmath
 
@@ -17,38 +17,73 @@ from .errors import Undecided
 from .evaluating import Evaluator, Overflow, Undefined, symbols
 from .nodes import Node
 
-_DIGITS = 60
-_AGREE = 50  # digits
-_ROUGHLY = 1e-6  # relative difference that refutes in floating point
+_RANDOM = 60  # digits of a point
 _CONFIRMED = 4  # points
 _LEAST = 2  # points where both are defined, of an expression with variables
 _SEED = 1729
+_RANGES = (
+    (0.2, 2.0), (1.0, 4.0), (-3.0, 3.0), (0.1, 0.9), (-2.0, 2.0), (2.0, 9.0), (-5.0, 5.0), (0.05, 0.5),
+    (-0.9, 0.9), (20.0, 90.0), (-90.0, -20.0), (200.0, 900.0), (60.0, 150.0),
+)  # fmt: skip
 
-_exact = mpmath.mp.clone()
-_exact.dps = _DIGITS + 25
+
+def _context(digits: int) -> Any:
+    context = mpmath.mp.clone()
+    context.dps = digits
+    return context
+
+
 _fast = mpmath.fp
+_EXACT = (
+    _context(120),
+    _context(400),
+    _context(3000),
+)  # the later ones where terms of very different size meet, or cancel
+_AGREE = _EXACT[0].mpf(10) ** -50
+_NOISE = {_fast: 1e-6, **{context: context.mpf(10) ** (20 - context.dps) for context in _EXACT}}
 
 
 class Prober:
     """Compares expressions; every verdict is the same in every process."""
 
-    def equal(self, one: Node, other: Node, within: Fraction = Fraction(0)) -> bool:
-        """Raises `Undecided` where neither equality nor a difference can be shown."""
-        for base in _bases(one, other):
-            trial = _Trial(one, other, base, within)
-            try:
-                if trial.agree():
-                    return True
-            except _Different:
-                continue
+    def equal(self, reference: Node, answer: Node, within: Fraction = Fraction(0)) -> bool:
+        """An answer that can't be worked out is wrong. Raises `Undecided` for a reference that can't be."""
+        return any(self._agree(reference, answer, base, within) for base in _bases(reference, answer))
+
+    def _agree(self, reference: Node, answer: Node, base: int | None, within: Fraction) -> bool:
+        try:
+            return _Trial(reference, answer, base, within).agree()
+        except _Different:
+            return False
+        except Undecided:
+            if _has_value(reference, base):
+                return False
+            raise
+
+    def proportional(self, reference: Node, answer: Node) -> int:
+        """1 or -1, the sign of the constant c in reference = c * answer; 0 where there is none."""
+        try:
+            return _Trial(reference, answer, None).ratio()
+        except _Different:
+            return 0
+        except Undecided:
+            if _has_value(reference, None):
+                return 0
+            raise
+
+
+def _has_value(node: Node, base: int | None) -> bool:
+    """Whether an expression can be worked out somewhere."""
+    trial = _Trial(node, node, base)
+    if trial.opaque:
+        return False
+    try:
+        return any(trial.values(point, _EXACT[0]) for point in trial.points)
+    except (_Different, Undecided):
         return False
 
-    def proportional(self, one: Node, other: Node) -> int:
-        """1 or -1, the sign of the constant c in one = c * other; 0 where there is none."""
-        return _Trial(one, other, None).ratio()
 
-
-def _bases(one: Node, other: Node) -> tuple[float | None, ...]:
+def _bases(one: Node, other: Node) -> tuple[int | None, ...]:
     """What log without a base may mean: natural, or to the base 10."""
     return (None, 10) if _has_bare_log(one) or _has_bare_log(other) else (None,)
 
@@ -59,97 +94,115 @@ def _has_bare_log(node: Any) -> bool:
     return node[:2] == ("log", None) or any(_has_bare_log(part) for part in node)
 
 
+class _Values(NamedTuple):
+    """Two values, what rounding errors may make of each, and the smallest magnitude that must agree."""
+
+    one: Any
+    other: Any
+    noise: tuple[Any, Any]
+    finest: Any
+
+    def decided(self) -> bool:
+        """Whether there are digits enough to tell what agrees from what doesn't."""
+        return max(self.noise) <= self.finest * _AGREE or self.zero()
+
+    def zero(self) -> bool:
+        return abs(self.one) <= self.noise[0] and abs(self.other) <= self.noise[1]
+
+
 class _Trial:
     """Two expressions, and the points at which they are tried."""
 
-    def __init__(
-        self, one: Node, other: Node, log_base: float | None, within: Fraction = Fraction(0)
-    ) -> None:
+    def __init__(self, one: Node, other: Node, log_base: int | None, within: Fraction = Fraction(0)) -> None:
         self.one, self.other, self.within, self.log_base = one, other, within, log_base
         found = symbols(one) | symbols(other)
         self.names = sorted(name for name in found if not name.startswith("\0"))
-        self.complex = "\0i" in found
-        self.opaque = ("\0opaque" in symbols(one)) or ("\0opaque" in symbols(other))
+        self.real = bool(self.names) and "\0i" not in found
+        self.opaque = "\0opaque" in found
         self.points = list(_points(self.names, "\0whole" in found))
 
     def agree(self) -> bool:
-        compared = 0
         tried: list[dict[str, str]] = []
         for point in self.points:
             pair = self.values(point, _fast)
             if pair is None:
                 continue
-            if self.far(pair):
+            if abs(pair.one - pair.other) > max(float(self.within), *pair.noise):
                 return self.refuted()
-            compared += 1
             tried.append(point)
-        if compared < (min(_LEAST, len(self.points)) if self.names else 1):
-            tried = self.points  # out of range in floating point, perhaps
-        return self.confirmed(tried)
+        # Where few points are left, the others may be out of range in floating point only.
+        return self.confirmed(tried if len(tried) >= _CONFIRMED else self.points)
 
-    def confirmed(self, tried: list[dict[str, str]]) -> bool:
+    def confirmed(self, points: list[dict[str, str]]) -> bool:
         compared = 0
-        for point in tried:
-            pair = self.values(point, _exact)
-            if pair is None:
-                continue
-            one, other, scale = pair
-            difference = abs(one - other)
-            bound = _exact.mpf(self.within.numerator) / self.within.denominator
-            if difference > max(bound, scale * _exact.mpf(10) ** -_AGREE):
+        for point in points:
+            same = self.same(point)
+            if same is False:
                 return self.refuted()
-            compared += 1
+            compared += same is not None
             if compared == _CONFIRMED:
                 break
-        if not compared:
-            raise Undecided("both sides are undefined wherever they were tried")
+        if compared < (min(_LEAST, len(self.points)) if self.names else 1):
+            raise Undecided("defined together at too few of the points tried")
         return True
+
+    def same(self, point: dict[str, str]) -> bool | None:
+        """Whether the values agree to 50 digits of the smallest magnitude that entered them; None where they
+        can't be compared."""
+        for context in _EXACT:
+            pair = self.values(point, context)
+            if pair is None:
+                return None
+            if pair.decided():
+                difference = abs(pair.one - pair.other)
+                bound = context.mpf(self.within.numerator) / self.within.denominator
+                return pair.zero() or difference <= max(bound, pair.finest * _AGREE)
+        raise Undecided("terms of too different a size")
 
     def refuted(self) -> bool:
         if self.opaque:
-            raise Undecided("a sum, product, limit or integral that isn't evaluated")
+            raise Undecided("a sum, product, limit or integral that isn't worked out")
         return False
 
-    def far(self, pair: tuple[Any, Any, Any]) -> bool:
-        one, other, scale = pair
-        return abs(one - other) > max(float(self.within), _ROUGHLY * scale)
-
-    def values(self, point: dict[str, str], context: Any) -> tuple[Any, Any, Any] | None:
-        """The two values and the scale of their rounding errors; None where they can't be compared."""
-        evaluator = Evaluator(context, point, self.log_base)
-        sides = []
+    def values(self, point: dict[str, str], context: Any) -> _Values | None:
+        """None where the two can't be compared. Raises `_Different` for constants of which one has no value,
+        `Undecided` for what can't be worked out."""
+        sides, noise, finest = [], [], []
         for node in (self.one, self.other):
+            evaluator = Evaluator(context, point, self.log_base, self.real)
             try:
-                sides.append(evaluator.value(node))
+                value = evaluator.value(node)
             except Undefined:
                 sides.append(None)
+                continue
             except Overflow as e:
-                if context is _exact:
+                if context is not _fast and not self.names:
                     raise Undecided(str(e)) from e
                 return None
+            sides.append(value)
+            noise.append(max(abs(value), evaluator.scale) * _NOISE[context])
+            finest += [size for size in (abs(value), evaluator.finest) if size]
         one, other = sides
         if one is None or other is None:
             if not self.names and one is not other:
-                raise _Different from None
+                raise _Different
             return None
-        if not self.complex and self.names and not (_is_real(one) and _is_real(other)):
+        if self.real and not (_is_real(one) and _is_real(other)):
             return None
-        return one, other, max(abs(one), abs(other), evaluator.scale)
+        return _Values(one, other, (noise[0], noise[1]), min(finest, default=0))
 
     def ratio(self) -> int:
-        ratios = []
-        for context in (_fast, _exact):
+        ratios: list[Any] = []
+        for context, bound in ((_fast, 1e-6), (_EXACT[0], _AGREE)):
             ratios = []
             for point in self.points:
                 pair = self.values(point, context)
-                if pair is None or abs(pair[1]) <= 1e-9 * pair[2] or abs(pair[0]) <= 1e-9 * pair[2]:
+                if pair is None or abs(pair.one) <= pair.noise[0] or abs(pair.other) <= pair.noise[1]:
                     continue
-                ratios.append(pair[0] / pair[1])
-            bound = _ROUGHLY if context is _fast else _exact.mpf(10) ** -40
+                ratios.append(pair.one / pair.other)
             if len(ratios) < _LEAST or any(abs(r - ratios[0]) > bound * abs(ratios[0]) for r in ratios):
                 return 0
-        first = ratios[0]
-        return (1 if first.real > 0 else -1) if _is_real(first) else 0
+        return (1 if ratios[0].real > 0 else -1) if _is_real(ratios[0]) else 0
 
 
 class _Different(Exception):
@@ -165,18 +218,8 @@ def _points(names: list[str], whole: bool) -> Any:
     if not names:
         return [{}]
     rng = random.Random(_SEED)
-    ranges = [
-        (0.2, 2.0),
-        (1.0, 4.0),
-        (-3.0, 3.0),
-        (0.1, 0.9),
-        (-2.0, 2.0),
-        (2.0, 9.0),
-        (-5.0, 5.0),
-        (0.5, 3.0),
-    ]
     points = []
-    for low, high in ranges:
+    for low, high in _RANGES:
         points.append({name: _decimal(rng, low, high) for name in names})
     if whole:
         for most in (6, 9, 12, 5):
@@ -185,8 +228,8 @@ def _points(names: list[str], whole: bool) -> Any:
 
 
 def _decimal(rng: random.Random, low: float, high: float) -> str:
-    digits = rng.randrange(10**_DIGITS)
-    value = Fraction(low) + Fraction(high - low) * Fraction(digits, 10**_DIGITS)
-    scaled = value * 10**_DIGITS
-    whole, part = divmod(abs(int(scaled)), 10**_DIGITS)
-    return f"{'-' if value < 0 else ''}{whole}.{part:0{_DIGITS}d}"
+    digits = rng.randrange(10**_RANDOM)
+    value = Fraction(low) + Fraction(high - low) * Fraction(digits, 10**_RANDOM)
+    scaled = value * 10**_RANDOM
+    whole, part = divmod(abs(int(scaled)), 10**_RANDOM)
+    return f"{'-' if value < 0 else ''}{whole}.{part:0{_RANDOM}d}"

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from .exact import rational
 from .nodes import Node
-from .shapes import flipped, is_name
+from .shapes import flipped
 
 _INFINITY: Node = ("inf",)
 _MINUS_INFINITY: Node = ("neg", _INFINITY)
@@ -52,29 +52,46 @@ def _joined(parts: list[list[Range] | None]) -> list[Range] | None:
 
 
 def _of_chain(node: Node) -> list[Range] | None:
-    """Of x < a, a <= x, a < x <= b, x != a, where x is a name."""
+    """Of x < a, a <= x, a < x <= b, x != a and |x| < a, where x is a name."""
     signs, sides = node[1:]
-    if len(sides) == 3 and "!=" not in signs:
-        return [_range(sides[0], sides[2], signs[0] == "<=", signs[1] == "<=")]
+    if signs == ("!=",):
+        return next((_but(sides[1 - i]) for i in (0, 1) if _is_variable(sides[i])), None)
+    if not set(signs) <= {"<", "<="}:
+        return None
+    closed = [sign == "<=" for sign in signs]
+    if len(sides) == 3 and _is_variable(sides[1]):
+        return [_range(sides[0], sides[2], closed[0], closed[1])]
     if len(sides) != 2:
         return None
     left, right = sides
-    if signs == ("!=",):
-        return _but(right) if is_name(left) else _but(left) if is_name(right) else None
-    closed = signs == ("<=",)
-    if is_name(left) and left[0] != "const":
-        return [_range(_MINUS_INFINITY, right, False, closed)]
-    return [_range(left, _INFINITY, closed, False)] if is_name(right) else None
+    if left[0] == "abs" and _is_variable(left[1]):
+        return [_range(("neg", right), right, closed[0], closed[0])]
+    if _is_variable(left):
+        return [_range(_MINUS_INFINITY, right, False, closed[0])]
+    return [_range(left, _INFINITY, closed[0], False)] if _is_variable(right) else None
+
+
+def _is_variable(node: Node) -> bool:
+    return node[0] in ("sym", "apply", "sub") and node != ("sym", "ℝ")
+
+
+def _variable(node: Node) -> Node | None:
+    """What a chain says something of."""
+    if node[0] != "rel":
+        return None
+    return next((side for side in node[2] if _is_variable(side)), None)
 
 
 def _of_list(node: Node) -> list[Range] | None:
-    """x < 1 or x > 2 is a union; x > 1 and x < 2 what both hold, where that is anything."""
+    """x < 1 or x > 2 is a union; x > 1 and x < 2 what both hold; with a comma that, if it is anything."""
     found = _joined([ranges(item) for item in node[1]])
-    if found is None or node[2] != "and" or len(found) != 2:
-        return found
+    if found is None or len({_variable(item) for item in node[1]}) > 1:
+        return None
+    if node[2] == "or" or len(found) != 2:
+        return found if node[2] != "and" else None
     for one, other in (found, found[::-1]):
         if one.ends[1] == _INFINITY and other.ends[0] == _MINUS_INFINITY:
             low, high = rational(one.ends[0]), rational(other.ends[1])
             if low is not None and high is not None and low < high:
                 return [Range((one.ends[0], other.ends[1]), (one.closed[0], other.closed[1]))]
-    return found
+    return found if node[2] == "," or node[1][0][0] == "seq" else None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import chz
 
-from .boxed import boxed
+from .extraction import boxed
 from .problems import Problems, ProblemSet
 from .rows import HubSet
 

@@ -20,17 +20,13 @@ def negated(node: Node) -> Node:
 
 
 def unfold(node: Node) -> Node:
-    """Without what only frames the answer: x in S is S, {x : x < 1} is x < 1, lists of x=1, x=2 are 1, 2."""
+    """Without what only frames the answer: x in S is S, {x : x < 1} is x < 1, x=5, 6 is 5, 6."""
     if node[0] == "builder":
         return unfold(node[1])
     if node[0] == "mat" and len(node[1]) == 1 and len(node[1][0]) == 1:
         return unfold(node[1][0][0])
-    if node[0] == "rel" and node[1] == ("∈",):
+    if node[0] == "rel" and node[1] == ("∈",) and is_name(node[2][0]):
         return unfold(node[2][1])
-    if node[0] == "list" and (values := names_of(node)) is not None:
-        if len({name for name, _ in values}) == 1:
-            return ("list", tuple(value for _, value in values), node[2])
-        return node
     if (
         node[0] == "list"
         and (first := assignment(node[1][0]))
@@ -41,27 +37,52 @@ def unfold(node: Node) -> Node:
 
 
 def names_of(node: Node) -> list[tuple[Node, Node]] | None:
-    """[(name, value)] of a list of assignments, else None."""
-    found = [assignment(item) for item in node[1]]
-    return [pair for pair in found if pair] if all(found) else None
+    """[(name, value)] of a list of assignments, or of (x, y) = (1, 2); else None."""
+    if node[0] == "list":
+        found = [assignment(item) for item in node[1]]
+        return [pair for pair in found if pair] if all(found) else None
+    if (
+        (pair := assignment(node))
+        and pair[0][0] == pair[1][0] == "seq"
+        and len(pair[0][3]) == len(pair[1][3])
+    ):
+        return list(zip(pair[0][3], pair[1][3], strict=True))
+    return None
+
+
+def bare(values: list[tuple[Node, Node]]) -> tuple[tuple[Node, ...], bool]:
+    """The values of assignments without their names, and whether their order says something.
+
+    x=1, x=2 and x_1=1, x_2=2 are solutions in any order; x=1, y=2 are coordinates, in the order of the names.
+    """
+    names = [str(name[1]) for name, _ in values]
+    if len({name.partition("_")[0] for name in names}) == 1:
+        return tuple(value for _, value in values), False
+    at = sorted(range(len(names)), key=names.__getitem__)
+    return tuple(values[i][1] for i in at), True
 
 
 def assignment(node: Node) -> tuple[Node, Node] | None:
-    """(name, value) of name = value, also written value = name, or name = ... = value; else None."""
-    if node[0] != "rel" or set(node[1]) != {"="}:
+    """(name, value) of name = value, also written value = name; else None."""
+    if node[0] != "rel" or len(node[2]) != 2 or node[1][0] not in ("=", "≈"):
         return None
-    sides = node[2]
-    if is_name(sides[0]):
-        return sides[0], sides[-1]
-    return (sides[1], sides[0]) if len(sides) == 2 and is_name(sides[1]) else None
+    left, right = node[2]
+    if is_name(left):
+        return left, right
+    return (right, left) if is_name(right) and node[1][0] == "=" else None
 
 
 def is_name(node: Node) -> bool:
-    """Whether this names something: x, f(2), AB, |AB|, a_n, (x, y), A:B, "Area"."""
+    """Whether this names something: x, f(2), AB, |AB|, a_n, (x, y), A:B, "Area", e."""
     kind = node[0]
-    if kind in ("sym", "apply", "sub", "text", "const"):
-        return True
-    if kind in ("mul", "ratio"):
+    if kind in ("sym", "apply", "sub", "text"):
+        return node != ("sym", "ℝ")
+    if kind == "const":
+        return node[1] == "e"
+    if kind == "mul":  # AB, a/b, and h(2), which may be a product as well
+        called = node[1][0][0] == "sym" and len(node[1]) == 2 and node[1][1][0] in ("num", "seq")
+        return called or all(is_name(part) and part[0] != "const" for part in node[1])
+    if kind == "ratio":
         return all(is_name(part) for part in node[1])
     if kind in ("inv", "abs"):
         return is_name(node[1])
@@ -74,7 +95,7 @@ def is_order(node: Node) -> bool:
     """Whether it is an inequality, or a list of them."""
     if node[0] == "list":
         return all(is_order(item) for item in node[1])
-    return node[0] == "rel" and bool(_ORDERS & set(node[1])) and "=" not in node[1]
+    return node[0] == "rel" and set(node[1]) <= _ORDERS
 
 
 def flipped(chain: Node) -> Node:
