@@ -5,7 +5,7 @@ DISTS := . plugins/math plugins/chat plugins/reasoning plugins/local
 SHELL := /bin/bash
 
 .PHONY: install demo demo-seeds test test-embedded test-interop test-reasoning test-wheels check bench \
-	bench-lag bench-local bench-memory wheels
+	bench-lag bench-local bench-memory bench-soak wheels
 
 install: .venv/.installed
 
@@ -65,11 +65,12 @@ check: install
 	$(BIN)/pyright
 
 # Beside tinker-cookbook, in an environment of its own with the versions of ours where both need a package. The
-# renderers' goldens lie beside the clone; without them the renderers are passed over.
+# goldens of the renderers and of grading lie beside the clone; without them these are passed over.
 bench: install .bench/.installed
 	$(BIN)/python bench/startup.py
 	$(BIN)/python bench/core.py .bench/bin/python
 	$(BIN)/python bench/renderers.py --peer .bench/bin/python
+	$(BIN)/python bench/grading.py --peer .bench/bin/python
 
 # The wall time of a step at max_lag 1 over that at 0.
 bench-lag: install
@@ -80,6 +81,10 @@ bench-lag: install
 bench-memory: install
 	$(BIN)/cookbook local setup
 	$(BIN)/python bench/memory.py
+
+# 100,000 gradings, and what is left of them when they are interrupted.
+bench-soak: install
+	$(BIN)/python bench/soak_grading.py
 
 # The local engine beside TRL and transformers, in an environment of its own: PARTS="train sample" for some.
 bench-local: install .bench-local/.installed
