@@ -163,6 +163,7 @@ def main(name: str, file: str) -> None:
     in_time = [result for result in results if result is not None]
     fit = [case for case, result in zip(cases, results, strict=True) if result is not None]
     row = times(in_time) | throughput(side, fit) | {"work": work, "name": side.name}
+    row |= {"case_s": [result and result[2] for result in results]}  # None: over the limit
     print(json.dumps({name: row}))
 
 

@@ -94,6 +94,8 @@ class Watch:
 
     def __init__(self) -> None:
         self.held_ms, self.held_by = 0.0, ""  # the longest callback, and what it graded
+        self.held_gc_ms = 0.0  # what of that were garbage collections
+        self.gc_ms, self._gc_began = 0.0, 0.0  # of the callback under way
         self.grading = ""
         self.started = 0  # workers, later ones included
         self.readings: list[tuple[int, float, float]] = []  # gradings, MiB of this process and of workers
@@ -102,17 +104,25 @@ class Watch:
         run, start = asyncio.Handle._run, pools.Pool._start
 
         def _run(handle: Any) -> None:
-            self.grading, began = "", time.thread_time()
+            self.grading, self.gc_ms, began = "", 0.0, time.thread_time()
             run(handle)
             held_ms = (time.thread_time() - began) * 1e3
             if held_ms > self.held_ms:
-                self.held_ms, self.held_by = held_ms, self.grading or repr(handle)
+                self.held_ms, self.held_gc_ms = held_ms, self.gc_ms
+                self.held_by = self.grading or repr(handle)
 
         def _start(pool: Any) -> Any:
             self.started += 1
             return start(pool)
 
         asyncio.Handle._run, pools.Pool._start = _run, _start
+        gc.callbacks.append(self.collecting)
+
+    def collecting(self, phase: str, info: dict[str, int]) -> None:
+        if phase == "start":
+            self._gc_began = time.thread_time()
+        else:
+            self.gc_ms += (time.thread_time() - self._gc_began) * 1e3
 
     def read(self, done: int) -> None:
         ids = [worker.process.pid for worker in list(pool("symbolic")._workers)]
@@ -173,6 +183,7 @@ def work(gradings: int, seed: int, hostile_every: int) -> dict[str, Any]:
         "all_mib": all_mib,
         "readings": watch.readings,
         "held_ms": watch.held_ms,
+        "held_gc_ms": watch.held_gc_ms,
         "held_by": watch.held_by,
         "started": watch.started,
         "executed": len(os.listdir(scratch)),  # noqa: PTH208
@@ -257,7 +268,7 @@ def report(seen: dict[str, Any], left: list[int]) -> None:
     print("  verdicts: " + ", ".join(f"{name} {n}" for name, n in seen["verdicts"].items()))
     print("  undecided: " + "; ".join(f"{name} {n}" for name, n in seen["undecided"].items()))
     print(f"  workers started {seen['started']}; files that replies made {seen['executed']}")
-    print(f"  the longest callback: {seen['held_by']}")
+    print(f"  the longest callback, {seen['held_gc_ms']:.1f} ms of it garbage collections: {seen['held_by']}")
     own_mib, all_mib, held_ms = seen["own_mib"], seen["all_mib"], seen["held_ms"]
     flat = f"memory flat within {FLAT_MIB} MiB, {all_mib:.1f} MiB, {own_mib:.1f} MiB without the workers"
     bar(flat, max(own_mib, all_mib) <= FLAT_MIB)
