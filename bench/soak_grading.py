@@ -49,11 +49,12 @@ _LONG = 2000  # characters; what is longer stays as it is
 
 def replies(scratch: str) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
     """(reply, reference) each: those to be graded, and hostile ones."""
+    texts = runpy.run_path(str(TESTS / "test_grading.py"))["HOSTILE"]
+    hostile = [(text, reference) for text in texts for reference in ("5", "x+1")]
     if not CASES.is_dir():
         rows = json.loads((TESTS / "answers.json").read_text(encoding="utf-8"))
         told = [(f"\\boxed{{{a}}}", r["reference"]) for r in rows for a in r["right"] + r["wrong"]]
-        hostile = runpy.run_path(str(TESTS / "test_grading.py"))["HOSTILE"]
-        return told, [(text, reference) for text in hostile for reference in ("5", "x+1")]
+        return told, hostile
 
     def text(said: Any) -> str:
         if isinstance(said, dict):
@@ -65,7 +66,7 @@ def replies(scratch: str) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]
         lines = (CASES / name).read_text(encoding="utf-8").splitlines()
         return [(text(row["text"]), text(row["gold"])) for row in map(json.loads, lines)]
 
-    return read("cases_public.jsonl"), read("cases_hostile.jsonl")
+    return read("cases_public.jsonl"), hostile + read("cases_hostile.jsonl")
 
 
 def varied(case: tuple[str, str], rng: random.Random) -> tuple[str, str]:
@@ -192,23 +193,23 @@ def work(gradings: int, seed: int, hostile_every: int) -> dict[str, Any]:
     return seen
 
 
-def session(sid: int) -> list[int]:
-    """The processes of a session that have not ended."""
+def group(leader: int) -> list[int]:
+    """The processes of a process group that have not ended."""
     found = []
     for file in Path("/proc").glob("[0-9]*/stat"):
         try:
-            state, _, _, its = file.read_text().rpartition(")")[2].split()[:4]
+            state, _, its = file.read_text().rpartition(")")[2].split()[:3]
         except (FileNotFoundError, ProcessLookupError):
             continue
-        if int(its) == sid and state not in "ZX":
+        if int(its) == leader and state not in "ZX":
             found.append(int(file.parent.name))
     return found
 
 
-def left_over(sid: int) -> list[int]:
-    """What is still there of a session at the deadline; ended then."""
+def left_over(leader: int) -> list[int]:
+    """What is still there of a process group at the deadline; ended then."""
     deadline = time.monotonic() + ENDED_S
-    while (left := session(sid)) and time.monotonic() < deadline:
+    while (left := group(leader)) and time.monotonic() < deadline:
         time.sleep(0.05)
     for pid in left:
         os.kill(pid, signal.SIGKILL)
@@ -216,9 +217,9 @@ def left_over(sid: int) -> list[int]:
 
 
 def child(*words: str, stderr: int | None = None) -> subprocess.Popen[str]:
-    """This script in a session of its own, which its workers belong to as well."""
+    """This script in a process group of its own, which its workers belong to as well."""
     command = [sys.executable, str(Path(__file__).resolve()), *words]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stderr, text=True, start_new_session=True)
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stderr, text=True, process_group=0)
 
 
 def whole(
@@ -239,7 +240,7 @@ def interrupted(number: signal.Signals, seed: int = 0) -> dict[str, Any]:
     with child("--endless", f"--seed={seed}", stderr=subprocess.DEVNULL) as process:
         assert process.stdout is not None
         process.stdout.readline()
-        had, began = len(session(process.pid)), time.perf_counter()
+        had, began = len(group(process.pid)), time.perf_counter()
         process.send_signal(number)
         left = left_over(process.pid)
         seconds = time.perf_counter() - began
