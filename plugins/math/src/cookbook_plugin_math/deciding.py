@@ -45,6 +45,7 @@ _TAIL = re.compile(
     r"|\b(?:for all|for any|where)\b|\\forall(?![A-Za-z])).*"
     r"|,?(?:\s|\\[ ,;]|\\q?quad)?\s?\(?\s?[a-zA-Z]\s?\\in\s?\\mathbb\s?\{?Z\}?\s?\)?$"
 )
+_TAIL_WORDS = ("where", "for", "with", "\\in", "\\forall")
 _BASED = re.compile(r"([0-9A-Fa-f]{1,200})_(\d{1,2}|[a-z]{3,9})", re.ASCII)
 _BASES = {name: str(n) for n, name in enumerate("two three four five six seven eight nine ten".split(), 2)}
 _MEASURED = re.compile(r"(.*[\d})$])\s(?:[mgsLNJ]|[cmk]?m\^\{?[23]\}?)")
@@ -101,7 +102,8 @@ def decide(answer: str, reference: str, symbols: Symbols | None = None) -> Decis
         return Decision("right", "text", "the same text")
     if not answer.strip():
         return Decision("wrong", "text", "no answer")
-    one, other = _plain_number(answer), _plain_number(reference)
+    one = _plain_number(answer)
+    other = _known_number(reference) if one is not None else None
     if one is not None and other is not None:
         return Decision("right" if one == other else "wrong", "number", "two numerals")
     known, given = _bodies(_read_reference(reference), Read(answer))
@@ -131,18 +133,25 @@ def _plain_number(text: str) -> int | Fraction | None:
     return -value if sign == "-" else value
 
 
+_known_number = functools.lru_cache(4096)(_plain_number)
+
+
 def _bodies(known: Read, given: Read) -> tuple[Read, Read]:
     """Without "for all x" where not only the reference says so, and without P(A) = before a value."""
-    one, other = _TAIL.search(known.text), _TAIL.search(given.text)
-    if not (one and other) or _said(one.group()) == _said(other.group()):
-        known = Read(known.text[: one.start()]) if one and one.start() else known
+    one, other = _tail(known.text), _tail(given.text)
+    if (one or other) and (not (one and other) or _said(one.group()) == _said(other.group())):
+        known = _read_reference(known.text[: one.start()]) if one and one.start() else known
         given = Read(given.text[: other.start()]) if other and other.start() else given
-    if "=" not in known.text and (named := _NAMED.fullmatch(given.text)):
+    if "=" in given.text and "=" not in known.text and (named := _NAMED.fullmatch(given.text)):
         given = Read(named[1])
-    measured = _MEASURED.fullmatch(given.text)
+    measured = _MEASURED.fullmatch(given.text) if given.text[-1:] in "msgLNJ23}" else None
     if measured and _NUMERIC.fullmatch(known.text):
         given = Read(measured[1])  # 5 m, beside a number without symbols
     return known, given
+
+
+def _tail(text: str) -> re.Match[str] | None:
+    return _TAIL.search(text) if any(word in text for word in _TAIL_WORDS) else None
 
 
 def _said(tail: str) -> str:
@@ -153,7 +162,7 @@ def _by_text(known: Read, given: Read) -> Decision | None:
     """Choice letters and words; None where the answer is mathematics."""
     if base := _based(known.text):
         return Decision("right" if base == _based(given.text) else "wrong", "number", f"in base {base[1]}")
-    letter = _LETTER.fullmatch(_words(known.text))
+    letter = _LETTER.fullmatch(_words(known.text)) if len(known.text) < 20 else None
     choice = _CHOICE.fullmatch(_words(given.text)) if letter else None
     if letter and choice and not _HEDGE.search(choice[3]):
         found = choice[1] or choice[2]

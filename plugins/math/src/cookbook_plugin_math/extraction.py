@@ -16,6 +16,7 @@ _MAX_BRACES = 10_000  # that are looked at; no answer that can be read has so ma
 
 _BRACES = re.compile(r"\\[\\{}]|[{}]")
 _OPENING = re.compile(r"\\(?:boxed|fbox)\s*")
+_SIMPLE = re.compile(r"\{([^{}\\]{0,200})\}")
 _UNBRACED = re.compile(r"\\(?!boxed|fbox)[A-Za-z]+|[^\s\\${}]+")
 _CONTROL = re.compile(r"<\|[^|<>\s]{1,40}\|>")
 _ANSWER = re.compile(
@@ -85,6 +86,8 @@ def _last_box(text: str) -> str | None:
         if opening is None:
             return None
         begin = opening.end()
+        if simple := _SIMPLE.match(text, begin):
+            return simple[1]
         if text[begin : begin + 1] != "{":
             braces += 1
             if token := _UNBRACED.match(text, begin):
@@ -189,6 +192,8 @@ def _trimmed(run: str) -> str:
 
 def _is_sentence(line: str) -> bool:
     """Whether it is words that tell the answer: three of them besides formulas and names of functions."""
+    if len(_LETTERS.findall(line)) < 3:
+        return False
     words = 0
     for chunk in _CHUNK.finditer(line[-4 * _MAX_LINE :]):
         words += _is_word(chunk.group(), "=")

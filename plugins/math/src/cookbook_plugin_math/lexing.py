@@ -24,8 +24,11 @@ _LAYOUT = (
     "displaystyle|textstyle|limits|nolimits|quad|qquad|mathop|mathrm|mathbf|boldsymbol|bm|text|rm|bf|it|large"
     "|Large|small|underline|hline|pounds|blacksquare|ensuremath|strut|enspace|thinspace|hspace|boxed"
 )
-_TOKEN = re.compile(
-    r"(?P<num>\d{1,3}(?:(?:,\\!\s?|\{,\}|\\,\s?|,)\d{3}(?!\d))+(?:\.\d+)?|\d+(?:\.\d+)?(?:[eE][-+]?\d+)?|\.\d+)"
+_TOKEN = re.compile(  # the likeliest first
+    r"(?P<letters>[A-Za-z]+)"
+    r"|(?P<num>\d{1,3}(?:(?:,\\!\s?|\{,\}|\\,\s?|,)\d{3}(?!\d))+(?:\.\d+)?|\d+(?:\.\d+)?(?:[eE][-+]?\d+)?|\.\d+)"
+    r"|(?P<op>\*\*|<=|>=|!=|==|->|[^\sA-Za-z\d\\$~])"
+    r"|(?P<space>[\s$~])"
     rf"|\\(?:{_TEXT})\*?\s?\{{(?P<text>[^{{}}]*)\}}"
     r"|\\mathbb\s?\{?(?P<field>[A-Z])\}?"
     r"|\\(?:begin|end)\{(?P<matrix>[pbvBV]?(?:small)?matrix|array)\*?\}(?P<columns>\{[^{}]*\}|\[[a-z]\])?"
@@ -33,9 +36,8 @@ _TOKEN = re.compile(
     r"|(?P<layout>\\(?:left|right)(?![A-Za-z])\s?(?:\.(?!\d))?"
     r"|\\(?:bigl?|bigr?|Bigl?|Bigr?|biggl?|biggr?|middle)(?![A-Za-z])"
     rf"|\\(?:{_LAYOUT})(?![A-Za-z])|\\(?:textcolor|color)\{{\w{{0,20}}\}}"
-    r"|\\[,;:! ()\[\]$]|[\s$~])"
-    r"|\\(?P<command>[A-Za-z]+)|\\(?P<row>\\)(?:\s?\[\d*\.?\d+[a-z]{2}\])?|\\(?P<escaped>[{}%|#&_])"
-    r"|(?P<letters>[A-Za-z]+)|(?P<op>\*\*|<=|>=|!=|==|->|[^\sA-Za-z\d\\])",
+    r"|\\[,;:! ()\[\]$])"
+    r"|\\(?P<command>[A-Za-z]+)|\\(?P<row>\\)(?:\s?\[\d*\.?\d+[a-z]{2}\])?|\\(?P<escaped>[{}%|#&_])",
     re.ASCII,
 )
 _GROUPS = re.compile(r",\\!\s?|\{,\}|\\,\s?|,")
@@ -93,13 +95,13 @@ class _Lexer:
         at = 0
         found = self.found
         for match in _TOKEN.finditer(self.text):
-            if match.start() != at:
+            begin, end = match.span()
+            if begin != at:
                 break
-            at = match.end()
-            kind = match.lastgroup or ""
+            at, kind = end, match.lastgroup or ""
             if kind == "num" and "," not in (text := match.group()):
                 found.append(("num", text))
-            elif kind != "layout":
+            elif kind not in ("space", "layout"):
                 _READERS[kind](self, match.group(kind), match)
             if len(found) > MAX_TOKENS:
                 raise Unreadable(f"more than {MAX_TOKENS} tokens")
@@ -223,13 +225,21 @@ class _Lexer:
             raise Unreadable(f"a stray {text!r}")
 
     def _op(self, text: str, match: re.Match[str]) -> None:
+        if token := _OPERATORS.get(text):
+            self.found.append(token)
+            return
         if text == "&" and not self.matrices:
             return
         if text in ("(", "[", "{{", "⟨"):
             self.depth += 1
         elif text in (")", "]", "}}", "⟩"):
             self.depth -= 1
-        self._add("sep" if text in ",;" else "op", {"**": "^", "==": "=", "->": "→"}.get(text, text))
+        self._add("sep" if text in ",;" else "op", text)
 
 
-_READERS = {name: getattr(_Lexer, f"_{name}") for name in _TOKEN.groupindex if name != "layout"}
+_OPERATORS = {sign: ("op", sign) for sign in "+-*/^_{}=<>!|:'"} | {
+    "**": ("op", "^"), "==": ("op", "="), "->": ("op", "→"),
+}  # fmt: skip
+_READERS = {
+    name: getattr(_Lexer, f"_{name}") for name in _TOKEN.groupindex if name not in ("space", "layout")
+}

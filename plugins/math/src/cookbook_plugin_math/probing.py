@@ -153,9 +153,11 @@ class _Trial:
             pair = self.values(point, context)
             if pair is None:
                 return None
+            difference = abs(pair.one - pair.other)
+            bound = context.mpf(self.within.numerator) / self.within.denominator
+            if difference > max(bound, 2 * sum(pair.noise)):
+                return False
             if pair.decided():
-                difference = abs(pair.one - pair.other)
-                bound = context.mpf(self.within.numerator) / self.within.denominator
                 return pair.zero() or difference <= max(bound, pair.finest * _AGREE)
         raise Undecided("terms of too different a size")
 
