@@ -45,7 +45,7 @@ _TAIL = re.compile(
     r"|\b(?:for all|for any|where)\b|\\forall(?![A-Za-z])).*"
     r"|,?(?:\s|\\[ ,;]|\\q?quad)?\s?\(?\s?[a-zA-Z]\s?\\in\s?\\mathbb\s?\{?Z\}?\s?\)?$"
 )
-_TAIL_WORDS = ("where", "for", "with", "\\in", "\\forall")
+_TAIL_WORD = re.compile(r"where|for|with|\\in(?![a-z])")
 _BASED = re.compile(r"([0-9A-Fa-f]{1,200})_(\d{1,2}|[a-z]{3,9})", re.ASCII)
 _BASES = {name: str(n) for n, name in enumerate("two three four five six seven eight nine ten".split(), 2)}
 _MEASURED = re.compile(r"(.*[\d})$])\s(?:[mgsLNJ]|[cmk]?m\^\{?[23]\}?)")
@@ -65,32 +65,38 @@ class Read:
 
     def __init__(self, text: str) -> None:
         self.text, self.tokens, self._unread = text.strip()[:80], (), ""
+        self._tree: tuple[Node | None, str] | None = None
         try:
             self.text = clean(text)
             self.tokens = tokens(self.text)
         except Unreadable as e:
             self._unread = str(e)
+        self.has_words = any(token[0] == "word" for token in self.tokens)
+        self.tail = _TAIL.search(self.text) if _TAIL_WORD.search(self.text) else None
+        self.letter = _LETTER.fullmatch(_words(self.text)) if len(self.text) < 20 else None
 
     @property
     def node(self) -> Node | None:
         """The tree, with ± written out; None where there is none, for `reason`."""
-        return self._tree[0]
+        return self._parsed()[0]
 
     @property
     def reason(self) -> str:
-        return self._tree[1]
+        return self._parsed()[1]
 
-    @functools.cached_property
-    def _tree(self) -> tuple[Node | None, str]:
-        if self._unread:
-            return None, self._unread
-        try:
-            node = parse(self.tokens)
-            return spread(node) if "\\pm" in self.text or "\\mp" in self.text else node, ""
-        except Unreadable as e:
-            return None, str(e)
-        except RecursionError:
-            return None, "nested too deeply"
+    def _parsed(self) -> tuple[Node | None, str]:
+        if self._tree is None:
+            try:
+                if self._unread:
+                    raise Unreadable(self._unread)
+                node = parse(self.tokens)
+                signs = "\\pm" in self.text or "\\mp" in self.text
+                self._tree = (spread(node) if signs else node), ""
+            except Unreadable as e:
+                self._tree = None, str(e)
+            except RecursionError:
+                self._tree = None, "nested too deeply"
+        return self._tree
 
 
 _read_reference = functools.lru_cache(4096)(Read)
@@ -138,7 +144,7 @@ _known_number = functools.lru_cache(4096)(_plain_number)
 
 def _bodies(known: Read, given: Read) -> tuple[Read, Read]:
     """Without "for all x" where not only the reference says so, and without P(A) = before a value."""
-    one, other = _tail(known.text), _tail(given.text)
+    one, other = known.tail, given.tail
     if (one or other) and (not (one and other) or _said(one.group()) == _said(other.group())):
         known = _read_reference(known.text[: one.start()]) if one and one.start() else known
         given = Read(given.text[: other.start()]) if other and other.start() else given
@@ -150,10 +156,6 @@ def _bodies(known: Read, given: Read) -> tuple[Read, Read]:
     return known, given
 
 
-def _tail(text: str) -> re.Match[str] | None:
-    return _TAIL.search(text) if any(word in text for word in _TAIL_WORDS) else None
-
-
 def _said(tail: str) -> str:
     return re.sub(r"\\(?:text|q?quad|in|mathbb|forall)|\b(?:where|for|all|any)\b|[^A-Za-z]", "", tail)
 
@@ -162,20 +164,19 @@ def _by_text(known: Read, given: Read) -> Decision | None:
     """Choice letters and words; None where the answer is mathematics."""
     if base := _based(known.text):
         return Decision("right" if base == _based(given.text) else "wrong", "number", f"in base {base[1]}")
-    letter = _LETTER.fullmatch(_words(known.text)) if len(known.text) < 20 else None
+    letter = known.letter
     choice = _CHOICE.fullmatch(_words(given.text)) if letter else None
     if letter and choice and not _HEDGE.search(choice[3]):
         found = choice[1] or choice[2]
         same = found == letter[1] or (found.upper() == letter[1] and letter.group() != letter[1])
         return Decision("right" if same else "wrong", "choice", f"the letter {found}")
-    has_words = any(kind == "word" for kind, _ in known.tokens)
-    if has_words or any(kind == "word" for kind, _ in given.tokens):
+    if known.has_words or given.has_words:
         one, other = (
             _ARTICLE.sub("", _words(side.text).casefold().strip(" .,:;!"), count=1) for side in (known, given)
         )
         if one == other:
             return Decision("right", "normal", "the same words")
-    if has_words and (known.node is None or all(kind in ("word", "sep") for kind, _ in known.tokens)):
+    if known.has_words and (known.node is None or all(kind in ("word", "sep") for kind, _ in known.tokens)):
         return Decision("wrong", "text", "other words")
     return None
 

@@ -17,6 +17,7 @@ _MAX_POWER_OF_TEN = 400  # a numeral in scientific notation beyond it stays a pr
 _RELATIONS = frozenset(("=", "≈", "<", ">", "<=", ">=", "!=", "≡", "∈", "→"))
 _SIGNS = frozenset(("+", "-", "±", "∓"))
 _MARKS = {"!": "fact", "%": "pct", "°": "deg"}
+_ENDS = frozenset(("+", "-", "*", "}", ")", "]", "=", "}}", "|"))
 _SIGNED = {"-": "neg", "±": "pm", "∓": "mp"}
 _SET_SIGNS = frozenset(("∪", "∩", "∖"))
 _CLOSERS = {"(": (")", "]"), "[": ("]", ")"), "⟨": ("⟩", ">"), "{": ("}",), "{{": ("}}",)}
@@ -190,12 +191,20 @@ class Parser(Stream):
 
     def mixed(self) -> Node:
         r"""A factor; 1\frac{2}{3} and 1 2/3 are one number."""
-        if self.token[0] == "num" and self.token[1].isdigit():
-            if self.peek() == ("name", "frac"):
+        kind, text = self.token
+        following = self.peek()
+        if following is END or (following[0] == "op" and following[1] in _ENDS):  # a factor by itself
+            if kind == "num" and len(text) < 20 and text.isdigit():
+                self.advance()
+                return ("num", int(text), "")
+            if kind == "name" and len(text) == 1 and text not in "ei":
+                self.advance()
+                return ("sym", text)
+        if kind == "num" and text.isdigit():
+            if following == ("name", "frac"):
                 return self.mixed_fraction()
-            following = [self.peek(i) for i in (1, 2, 3)]
-            if [token[0] for token in following] == ["num", "op", "num"] and following[1][1] == "/":
-                return self.plain_mixed(self.token[1], following[0][1], following[2][1])
+            if following[0] == "num" and self.peek(2) == ("op", "/") and self.peek(3)[0] == "num":
+                return self.plain_mixed(text, following[1], self.peek(3)[1])
         return self.factor()
 
     def plain_mixed(self, *numerals: str) -> Node:
