@@ -28,6 +28,8 @@ from cookbook_plugin_math.extraction import extract
         ("We add them.\nTherefore, the total number of eggs is 17.", "17", "last line"),
         (r"The pair that solves $x + y = 13$ is \((7, 6)\).", "(7, 6)", "last line"),
         ("Work.\nThus x = 3/4", "x = 3/4", "last line"),
+        ("Work.\nTotal cost: 3 * 4 = 12", "3 * 4 = 12", "last line"),
+        ("Thus $f(x) = 2x + 1$ for all real $x$.", "f(x) = 2x + 1", "last line"),
         ("x = 3/4", "x = 3/4", "whole"),
         ("12 and 13", "12 and 13", "whole"),
         ("The game ends with 3.<|im_end|>", "3", "last line"),

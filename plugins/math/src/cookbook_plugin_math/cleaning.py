@@ -31,10 +31,11 @@ _RAISED = re.compile("[⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿ]+")
 _LOWERED = re.compile("[₀₁₂₃₄₅₆₇₈₉ₙ]+")
 _PLACED = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿ₀₁₂₃₄₅₆₇₈₉ₙ", "0123456789+-n0123456789n")
 _DEGREE = re.compile(r"\s*\^\s?(?:\{\s?\\circ\s?\}|\\circ(?![A-Za-z]))|\s?\\(?:circ|degree)(?![A-Za-z])")
-_REPEATING = re.compile(r"(?<![\d.])(\d{0,40})\.(\d{0,40})\\(?:overline|bar)\s?\{(\d{1,40})\}", re.ASCII)
+_REPEATING = re.compile(r"(?<![\d.])(\d{0,40})\.(\d{0,40})\\(?:overline|bar|dot)\s?\{(\d{1,40})\}", re.ASCII)
 _UNITS = re.compile(
     r"(?<=[\d})$])(?:\s|\\,|~){1,2}([A-Za-z]{1,3}(?:\^?\{?[23]\}?)?/[A-Za-z]{1,3}(?:\^?\{?[23]\}?)?)"
 )
+_OVER = re.compile(r"\\frac\{\\(?:text|mathrm)\{\s?(\w+)\}\}\{\\(?:text|mathrm)\{\s?(\w+)\}\}$")
 _LEAD = re.compile(r"(?:=|\\approx|\\therefore)\s?")
 
 
@@ -47,6 +48,8 @@ def clean(text: str) -> str:
         text = _in_ascii(text)
     if "circ" in text or "\\degree" in text:
         text = _DEGREE.sub("°", text)
+    if "\\frac{\\" in text:
+        text = _OVER.sub(r"\\text{ \1/\2}", text)
     if ".\\" in text or "\\overline" in text or "\\bar" in text:
         text = _REPEATING.sub(_fraction, text)
     if "/" in text and (found := _UNITS.search(text)) and found.end() == len(text) and is_compound(found[1]):

@@ -46,9 +46,9 @@ _TAIL = re.compile(
     r"|,?(?:\s|\\[ ,;]|\\q?quad)?\s?\(?\s?[a-zA-Z]\s?\\in\s?\\mathbb\s?\{?Z\}?\s?\)?$"
 )
 _TAIL_WORD = re.compile(r"where|for|with|\\in(?![a-z])")
-_BASED = re.compile(r"([0-9A-Fa-f]{1,200})_(\d{1,2}|[a-z]{3,9})", re.ASCII)
+_BASED = re.compile(r"\(?([0-9A-Fa-f]{1,200})\)?_\(?(\d{1,2}|[a-z]{3,9})\)?", re.ASCII)
 _BASES = {name: str(n) for n, name in enumerate("two three four five six seven eight nine ten".split(), 2)}
-_MEASURED = re.compile(r"(.*[\d})$])\s(?:[mgsLNJ]|[cmk]?m\^\{?[23]\}?)")
+_MEASURED = re.compile(r"(.*[\d})$])\s([mgshLNJ]|[cmk]?m\^\{?[23]\}?)")
 _ARTICLE = re.compile(r"(?:an?|the) ")
 
 
@@ -150,9 +150,9 @@ def _bodies(known: Read, given: Read) -> tuple[Read, Read]:
         given = Read(given.text[: other.start()]) if other and other.start() else given
     if "=" in given.text and "=" not in known.text and (named := _NAMED.fullmatch(given.text)):
         given = Read(named[1])
-    measured = _MEASURED.fullmatch(given.text) if given.text[-1:] in "msgLNJ23}" else None
-    if measured and _NUMERIC.fullmatch(known.text):
-        given = Read(measured[1])  # 5 m, beside a number without symbols
+    measured = _MEASURED.fullmatch(given.text) if given.text[-1:] in "mgshLNJ23}" else None
+    if measured and (known.has_words or _NUMERIC.fullmatch(known.text)):
+        given = Read(rf"{measured[1]}\text{{ {measured[2]}}}")  # 5 m, where m is no symbol of the reference's
     return known, given
 
 
@@ -186,9 +186,12 @@ def _based(text: str) -> tuple[str, str] | None:
     if "_" not in text:
         return None
     match = _BASED.fullmatch(re.sub(r"\\(?:text|mathrm|mbox)\{([^{}]*)\}|[{}\s]", r"\1", text))
-    if match is None or not any(char.isdigit() for char in match[1] if len(match[1]) > 1):
+    if match is None or len(match[1]) == 1:
         return None
-    return match[1].upper(), _BASES.get(match[2].lower(), match[2])
+    digits, base = match[1], _BASES.get(match[2].lower(), match[2])
+    if not any(map(str.isdigit, digits)) and not (digits.isupper() and base in ("12", "16")):
+        return None  # x_2, ab_3
+    return digits.upper(), base
 
 
 def _words(text: str) -> str:

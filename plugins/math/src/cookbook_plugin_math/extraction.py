@@ -41,6 +41,8 @@ _NAMES = frozenset(
 _SHORT_WORDS = frozenset(
     "is of to we he it in at by so an as if on be no do my up us am are was".split()
 )  # words of two letters that are no product
+_NAME_ONLY = re.compile(r"\W*[A-Za-z]\W*")
+_LABEL = re.compile(r"[A-Za-z][A-Za-z ]{3,40}:\s*(?=\S)")
 _SIGNS = frozenset("+-*/=<>^≤≥≠≈±,;:)]}\\")
 
 
@@ -131,8 +133,15 @@ def _in_words(text: str) -> Extracted:
     if len(lines) > 1 and lines[-1] in ("\\]", "$$"):
         lines.append(lines[-2])  # a displayed formula of its own lines
     last = lines[-1][-_MAX_LINE:] if len(lines) > 1 or _is_sentence(lines[-1]) else lines[-1]
-    answer = _last_given(last) if _is_sentence(last) else _LEAD.sub("", last, count=1).strip()
+    answer = _last_given(last) if _is_sentence(last) else _unlabelled(last)
     return Extracted(answer, "whole" if answer == text else "last line")
+
+
+def _unlabelled(line: str) -> str:
+    """Without "Thus" and "Total cost:" before an answer."""
+    line = _LEAD.sub("", line, count=1).strip()
+    label = _LABEL.match(line)
+    return line[label.end() :] if label else line
 
 
 def _of_sentence(sentence: str) -> str:
@@ -149,7 +158,8 @@ def _of_sentence(sentence: str) -> str:
 def _last_given(line: str) -> str:
     """The last run of formulas and numbers in a line, joined by commas, "and" and "or"; else the line."""
     found = [run for _, run in _runs(line) if _says_something(run)]
-    return _trimmed(found[-1]) if found else line
+    strong = [run for run in found if not _NAME_ONLY.fullmatch(run)]
+    return _trimmed((strong or found)[-1]) if found else line
 
 
 def _runs(line: str) -> Iterator[tuple[int, str]]:

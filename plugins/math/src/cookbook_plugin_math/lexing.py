@@ -75,6 +75,7 @@ _SHORT_WORDS = frozenset(
     "the not yes one two six ten red all any day man men boy act cat dog new old top won now its his her she "
     "who how why no is of to on so if by at we he it my us do go up im or per sq".split()
 )  # that aren't taken for products of letters
+_CHOICES = re.compile(r"\(?[A-J]\)?(?:(?:,| and| or)\s?\(?[A-J]\)?)+")
 _ANNOUNCED = re.compile(r"(?:(?:the )?(?:final )?answer(?: is)?|so|thus|therefore|about)[:,]?", re.IGNORECASE)
 _ALL_REALS = re.compile(r"all real(?:s| numbers)", re.IGNORECASE)
 _NO_SOLUTION = re.compile(r"no (?:real |integer |such )?solutions?|empty set|none exist", re.IGNORECASE)
@@ -124,7 +125,7 @@ class _Lexer:
 
     def _text(self, text: str, match: re.Match[str]) -> None:
         word = text.strip(" ~")
-        if "$" in text or re.match(r"[-+]?[\d.]|[,/:+\-]+$", word):
+        if "$" in text or _CHOICES.fullmatch(word) or re.match(r"[-+]?[\d.]|[,/:+\-]+$", word):
             self.found += _Lexer(text).run()
         elif word in _PLAIN and match.group()[1] in "mor":  # \mathrm, \operatorname, \rm
             self._add("name", _NAMES.get(word, word))
@@ -165,6 +166,10 @@ class _Lexer:
             self._add("name", _NAMES.get(text, text))
         elif text in ("and", "or", "percent", "degrees", "degree"):
             self._words(text)
+        elif text == "oo":
+            self._add("name", "inf")
+        elif text in ("union", "cup"):
+            self._add("op", "∪")
         elif self._is_product(text, match.start()):
             for letter in text:
                 self._add("name", letter)

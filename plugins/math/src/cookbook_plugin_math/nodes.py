@@ -47,3 +47,13 @@ def product(factors: list[Node]) -> Node:
     at = [node[0] for node in factors].index("mat")
     scale = values(factors[:at] + factors[at + 1 :])
     return ("mat", tuple(tuple(("mul", (*scale, entry)) for entry in row) for row in factors[at][1]))
+
+
+def total(terms: list[Node]) -> Node:
+    """A sum; one of matrices of the same shape is the matrix of the sums."""
+    if any(term[0] != "mat" for term in terms):
+        return ("add", values(terms))
+    if len({tuple(len(row) for row in term[1]) for term in terms}) > 1:
+        raise Unreadable("a sum of matrices of different shapes")
+    rows = zip(*(term[1] for term in terms), strict=True)
+    return ("mat", tuple(tuple(("add", entries) for entries in zip(*row, strict=True)) for row in rows))

@@ -7,7 +7,7 @@ from fractions import Fraction
 from . import names
 from .errors import Unreadable
 from .lexing import Token
-from .nodes import STRUCTURES, Node, number, product, values
+from .nodes import STRUCTURES, Node, number, product, total, values
 from .stream import END, Stream
 from .units import NUMBERS
 
@@ -116,7 +116,7 @@ class Parser(Stream):
         terms = [self.term(self.sign())]
         while self.sign_here in _SIGNS:
             terms.append(self.term(self.sign()))
-        node = terms[0] if len(terms) == 1 else ("add", values(terms))
+        node = terms[0] if len(terms) == 1 else total(terms)
         if self.sees("over", "choose"):
             below = (self.advance()[1], self.expression())
             values([node, below[1]])

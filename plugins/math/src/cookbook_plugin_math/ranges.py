@@ -64,11 +64,26 @@ def _of_chain(node: Node) -> list[Range] | None:
     if len(sides) != 2:
         return None
     left, right = sides
-    if left[0] == "abs" and _is_variable(left[1]):
-        return [_range(("neg", right), right, closed[0], closed[0])]
+    if "abs" in (left[0], right[0]):
+        return _of_distance(left, right, closed[0])
     if _is_variable(left):
         return [_range(_MINUS_INFINITY, right, False, closed[0])]
     return [_range(left, _INFINITY, closed[0], False)] if _is_variable(right) else None
+
+
+def _of_distance(left: Node, right: Node, closed: bool) -> list[Range] | None:
+    """Of |x - c| < a, and of a < |x - c|."""
+    inside, radius = (left[1], right) if left[0] == "abs" else (right[1], left)
+    terms = inside[1] if inside[0] == "add" else (inside,)
+    rest = [term for term in terms if not _is_variable(term)]
+    if len(rest) + 1 != len(terms) or radius[0] == "abs":
+        return None
+    centre = [("neg", term) for term in rest]
+    low: Node = ("add", (*centre, ("neg", radius)))
+    high: Node = ("add", (*centre, radius))
+    if left[0] == "abs":
+        return [_range(low, high, closed, closed)]
+    return [_range(_MINUS_INFINITY, low, False, closed), _range(high, _INFINITY, closed, False)]
 
 
 def _is_variable(node: Node) -> bool:
