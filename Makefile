@@ -38,7 +38,7 @@ test-embedded: install
 
 # Every family of reasoning-gym, the slow ones too; ten minutes or so.
 test-reasoning: install
-	$(BIN)/python -m pytest -m 'slow_family or not slow_family' plugins/reasoning
+	REASONING_PROBLEMS=60 $(BIN)/python -m pytest -m 'slow_family or not slow_family' plugins/reasoning
 
 # Other people's Tinker scripts on this machine, in an environment of their own.
 test-interop: install .interop/.installed

@@ -19,62 +19,23 @@ from cookbook.errors import ConfigError
 from cookbook_plugin_reasoning.gym import Gym, held_out
 from cookbook_plugin_reasoning.names import FAMILIES, NOTES, REFUSED
 
-SLOW = {
-    *("advanced_geometry", "arc_agi", "countdown", "figlet_font", "futoshiki", "game_of_life"),
-    *("game_of_life_halting", "intermediate_integration", "jugs", "knight_swap", "mahjong_puzzle"),
-    *(
-        "polynomial_equations",
-        "polynomial_multiplication",
-        "puzzle24",
-        "quantum_lock",
-        "rearc",
-        "rubiks_cube",
-    ),
-    *("simple_equations", "simple_integration", "sokoban", "sudoku", "zebra_puzzles", "bf"),
-}
-VERY_SLOW = {
-    "futoshiki",
-    "knight_swap",
-    "sokoban",
-    "puzzle24",
-    "zebra_puzzles",
-}  # fewer problems are looked at
+SLOW = set(
+    "advanced_geometry arc_agi countdown figlet_font futoshiki game_of_life game_of_life_halting jugs "
+    "sokoban intermediate_integration knight_swap mahjong_puzzle polynomial_equations bf puzzle24 rearc "
+    "polynomial_multiplication quantum_lock rubiks_cube simple_equations simple_integration sudoku "
+    "zebra_puzzles".split()
+)
+VERY_SLOW = set(
+    "futoshiki knight_swap sokoban puzzle24 zebra_puzzles".split()
+)  # fewer problems are looked at
+PROBLEMS = int(os.environ.get("REASONING_PROBLEMS", "15"))  # of a family; `make test-reasoning` takes 60
 each_family = pytest.mark.parametrize(
     "family", [pytest.param(f, marks=pytest.mark.slow_family if f in SLOW else ()) for f in FAMILIES]
 )
 GARBAGE = [
-    *(
-        "banana",
-        "0",
-        "1",
-        "-1",
-        "0.5",
-        "True",
-        "False",
-        "true",
-        "yes",
-        "no",
-        "nan",
-        "inf",
-        "NaN",
-        "null",
-        "()",
-    ),
-    *(
-        "[]",
-        "{}",
-        "[[]]",
-        "[NaN, NaN, NaN]",
-        "A",
-        "x",
-        "Q",
-        "0/1",
-        "1/0",
-        "6*4*1*1",
-        "on",
-        "infeasible",
-        "\x00",
-    ),
+    *"banana 0 1 -1 0.5 True False true yes no nan inf NaN null () [] {} [[]]".split(),
+    *"A x Q 0/1 1/0 6*4*1*1 on".split(),
+    *("[NaN, NaN, NaN]", "infeasible", "\x00"),
 ]
 HOSTILE = [
     "__import__('os').system('touch {canary}')",
@@ -100,7 +61,7 @@ HOSTILE = [
 ]
 
 
-def problems(family, split="train", n=60, **options):
+def problems(family, split="train", n=PROBLEMS, **options):
     tasks = Gym(dataset=family, answer="reply", **options).tasks(split)
     return [tasks[i] for i in range(min(n, 3) if family in VERY_SLOW else n)]
 

@@ -42,8 +42,6 @@ class Parser(Stream):
         self.depth = 0
         self.bars = 0
 
-    # --- lists, relations, sets ---
-
     def items(self, closers: tuple[str, ...]) -> Node:
         """What stands between separators, up to a closer or the end: the item itself when it is one."""
         self.deeper()
@@ -108,8 +106,6 @@ class Parser(Stream):
                 node = ("union", (*(node[1] if node[0] == "union" else (node,)), right))
             else:
                 node = ("minus" if sign == "∖" else "meet", node, right)
-
-    # --- sums and products ---
 
     def expression(self) -> Node:
         self.deeper()
@@ -236,8 +232,6 @@ class Parser(Stream):
                 words.append(self.advance()[1])
         return " ".join(words)
 
-    # --- powers and what follows a factor ---
-
     def factor(self) -> Node:
         self.deeper()
         node = self.postfix(self.primary())
@@ -294,8 +288,6 @@ class Parser(Stream):
             node = self.primary()
         self.depth -= 1
         return ("neg", node) if minus else node
-
-    # --- what a factor begins with ---
 
     def primary(self) -> Node:
         kind, text = self.token
