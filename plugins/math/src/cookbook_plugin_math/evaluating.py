@@ -8,6 +8,7 @@ from fractions import Fraction
 from typing import Any
 
 from .errors import Undecided
+from .exact import rational
 from .nodes import Node
 
 _MAX_LOG = 1e15  # natural logarithm of a magnitude that mpmath still takes
@@ -48,7 +49,7 @@ def _collect(node: Any, found: set[str]) -> None:
         if node[1] == "i":
             found.add("\0i")
         return
-    if kind in ("fact", "floor", "ceil", "mod") or node[:2] in (
+    if kind in ("fact", "floor", "ceil") or node[:2] in (
         ("call", "binom"),
         ("call", "gcd"),
         ("call", "lcm"),
@@ -155,8 +156,6 @@ class Evaluator:
 
     def _negative_base(self, base: Any, exponent: Any, written: Node) -> Any:
         """A real root where the exponent is a fraction with an odd denominator, else the principal value."""
-        from .exact import rational
-
         fraction = rational(written)
         if fraction is not None and fraction.denominator % 2:
             size = (-base) ** exponent
@@ -235,9 +234,6 @@ class Evaluator:
 
     def _sub(self, node: Node) -> Any:
         return self._generic(node[1], [self.value(node[2])])
-
-    def _mod(self, node: Node) -> Any:
-        return self._generic("mod", [self.value(node[1]), self.value(node[2])])
 
     def _big(self, node: Node) -> Any:
         """A sum of few terms is worked out; a longer one stands for an unknown function of its parts."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import importlib.util
+import os
 import threading
 from collections.abc import Awaitable
 from concurrent.futures import Future
@@ -25,12 +26,21 @@ from .errors import NeedsSymbols
 from .extraction import Extracted, extract
 from .pool import Pool
 
-_POOLS = threading.Lock()
+_LOCK = threading.Lock()  # of the pools, and of what is kept
 _CACHED = 8192  # verdicts of the symbolic stage, of short answers
 _SHORT = 300  # characters
 _MEMORY_MB = 512
 _TIMEOUT_S = {"symbolic": 0.8, "opinion": 5.0}
 _MAX_OPINION = 100_000  # characters of a reply, its last ones, that math-verify is given
+
+
+def _after_fork() -> None:
+    """A thread that isn't in the child may have held the lock."""
+    global _LOCK
+    _LOCK = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_after_fork)
 
 
 class Grading:
@@ -105,7 +115,7 @@ def graded(decision: Decision, found: Extracted) -> Grade:
 
 def pool(stage: str) -> Pool:
     """The workers of a stage, one pool in a process: "symbolic" or "opinion"."""
-    with _POOLS:
+    with _LOCK:
         return _pool(stage)
 
 
@@ -150,7 +160,8 @@ def _decision(job: Future[Any], key: tuple[str, str] = ("", "")) -> Decision:
         return Decision("undecided", "symbolic", str(problem))
     decision = Decision(*job.result())
     if decision.verdict != "undecided" and 0 < sum(map(len, key)) <= _SHORT:
-        while len(_decided) >= _CACHED:
-            _decided.pop(next(iter(_decided), ("", "")), None)
-        _decided[key] = decision
+        with _LOCK:
+            if len(_decided) >= _CACHED:
+                del _decided[next(iter(_decided))]
+            _decided[key] = decision
     return decision

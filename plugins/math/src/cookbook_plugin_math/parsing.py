@@ -175,7 +175,7 @@ class Parser(Stream):
     def signed_factor(self) -> Node:
         sign = self.sign()
         node = self.factor()
-        return ("neg", node) if sign == "-" else node if not sign else ("pm", node)
+        return (_SIGNED[sign], node) if sign else node
 
     def begins_factor(self) -> bool:
         kind, text = self.token

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import chz
 
 from cookbook import preset
 from cookbook.rl import RLConfig
 
 _MODEL = "Qwen/Qwen3.5-9B"
+_COMPETITION = {"steps": 180, "groups_per_step": 64, "group_size": 16, "lr": 2e-5, "eval_tasks": 500}
 # With the embedded model and the shipped problems: shows that everything runs, in a few minutes.
 _LOCAL = {
     "env.source": "sample",
@@ -44,26 +47,33 @@ def arithmetic() -> chz.Blueprint:
     )
 
 
+def _on(name: str, **values: Any) -> chz.Blueprint:
+    """What the recipes with the reference's settings have in common."""
+    return preset(
+        RLConfig,
+        name=f"math/{name}",
+        env=f"math/{name}",
+        model=_MODEL,
+        eval_temperature=1.0,
+        **{"env.format_reward": 0.1, "local": _LOCAL, **values},
+    )
+
+
 def gsm8k() -> chz.Blueprint:
     """Dr. GRPO on grade-school word problems.
 
     tinker-cookbook 0.6.1 reports 0.9621 of the test split right after 220 such steps; with 64 groups of 8,
     0.9447.
     """
-    return preset(
-        RLConfig,
-        name="math/gsm8k",
-        env="math/gsm8k",
-        model=_MODEL,
+    return _on(
+        "gsm8k",
         steps=220,
         groups_per_step=32,
         group_size=64,
         max_tokens=1024,
         lr=8e-5,
         eval_tasks=1319,
-        eval_temperature=1.0,
-        local=_LOCAL,
-        **{"env.few_shot": 1, "env.format_reward": 0.1},
+        **{"env.few_shot": 1},
     )
 
 
@@ -72,21 +82,7 @@ def hendrycks() -> chz.Blueprint:
 
     tinker-cookbook 0.6.1 reports 0.838 of MATH-500 right after 180 such steps.
     """
-    return preset(
-        RLConfig,
-        name="math/math",
-        env="math/math",
-        model=_MODEL,
-        steps=180,
-        groups_per_step=64,
-        group_size=16,
-        max_tokens=512,
-        lr=2e-5,
-        eval_tasks=500,
-        eval_temperature=1.0,
-        local=_LOCAL,
-        **{"env.few_shot": 1, "env.format_reward": 0.1},
-    )
+    return _on("math", max_tokens=512, **_COMPETITION, **{"env.few_shot": 1})
 
 
 def polaris() -> chz.Blueprint:
@@ -94,21 +90,7 @@ def polaris() -> chz.Blueprint:
 
     tinker-cookbook 0.6.1 has this environment and reports no result of it.
     """
-    return preset(
-        RLConfig,
-        name="math/polaris",
-        env="math/polaris",
-        model=_MODEL,
-        steps=180,
-        groups_per_step=64,
-        group_size=16,
-        max_tokens=8192,
-        lr=2e-5,
-        eval_tasks=500,
-        eval_temperature=1.0,
-        local=_LOCAL,
-        **{"env.format_reward": 0.1},
-    )
+    return _on("polaris", max_tokens=8192, **_COMPETITION)
 
 
 def deepmath() -> chz.Blueprint:
@@ -116,21 +98,7 @@ def deepmath() -> chz.Blueprint:
 
     tinker-cookbook 0.6.1 has this environment and reports no result of it.
     """
-    return preset(
-        RLConfig,
-        name="math/deepmath",
-        env="math/deepmath",
-        model=_MODEL,
-        steps=180,
-        groups_per_step=64,
-        group_size=16,
-        max_tokens=8192,
-        lr=2e-5,
-        eval_tasks=500,
-        eval_temperature=1.0,
-        local=_LOCAL,
-        **{"env.format_reward": 0.1},
-    )
+    return _on("deepmath", max_tokens=8192, **_COMPETITION)
 
 
 def countdown() -> chz.Blueprint:
@@ -138,18 +106,14 @@ def countdown() -> chz.Blueprint:
 
     On this machine: two numbers, and whether to add or to subtract them.
     """
-    return preset(
-        RLConfig,
-        name="math/countdown",
-        env="math/countdown",
-        model=_MODEL,
+    return _on(
+        "countdown",
         steps=100,
         groups_per_step=64,
         group_size=16,
         max_tokens=1024,
         lr=4e-5,
         eval_tasks=500,
-        eval_temperature=1.0,
         local={
             "env.numbers": 2,
             "env.operations": "+-",
@@ -163,5 +127,4 @@ def countdown() -> chz.Blueprint:
             "eval_every": 15,
             "eval_tasks": 100,
         },
-        **{"env.format_reward": 0.1},
     )
