@@ -46,6 +46,7 @@ FLOORS = {
         ),
         4,
     ),
+    "testing": 5,
     "cli": 5,
 }
 SOURCES = sorted(CORE.rglob("*.py"))

@@ -19,6 +19,8 @@ class EnvConfig(abc.ABC):
     # What `cookbook show` lists for an option with many values, {option: {value: a note, or ""}}. Like
     # `default_model` below, a plain class attribute.
     choices = {}
+    # The least and the largest reward of an episode, which `cookbook check` holds the environment to.
+    reward_range = (0.0, 1.0)
 
     @abc.abstractmethod
     def tasks(self, split: str) -> Sequence[Task]:

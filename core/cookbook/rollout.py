@@ -50,7 +50,7 @@ class Limits:
                 raise ConfigError(f"limits.{name}={value}: must be more than 0")
 
 
-class _EnvFailed(Exception):
+class EnvFailed(Exception):
     """An environment raised `error`: an episode's misfortune, where a broken contract is a mistake."""
 
     def __init__(self, error: Exception) -> None:
@@ -113,7 +113,7 @@ class Player:
         for attempt in range(RETRIES + 1):
             try:
                 return await self._group(task, size, sampler, key, order)
-            except _EnvFailed as failed:
+            except EnvFailed as failed:
                 if self.errors == "raise":
                     raise failed.error from failed.error.__cause__
                 last = self.errors == "drop_group" or attempt == RETRIES
@@ -140,12 +140,12 @@ class Player:
             await together(close(env) for envs in tables for env in envs if hasattr(env, "close"))
         episodes = [episode for table in played for episode in table]
         if hasattr(task, "score"):
-            extras = await _asked(task, "score", episodes)
+            extras = await asked(task, "score", episodes)
             if len(extras) != len(episodes):
                 name = type(task).__name__
                 raise EnvError(f"{name}.score gave {len(extras)} rewards for {len(episodes)} episodes")
             for episode, extra in zip(episodes, extras, strict=True):
-                episode.reward = _add(episode.reward, extra, task)
+                episode.reward = add_reward(episode.reward, extra, task)
         return episodes
 
     async def _admitted(
@@ -205,9 +205,9 @@ class Player:
             seat.turns.append(turn)
             seat.messages.append(turn.message)
             sampled += len(turn.tokens_T)
-            step = await _asked(seat.env, "step", turn.message)
-            _check_step(step, seat.env)
-            seat.reward = _add(seat.reward, step.reward, seat.env)
+            step = await asked(seat.env, "step", turn.message)
+            check_step(step, seat.env)
+            seat.reward = add_reward(seat.reward, step.reward, seat.env)
             seat.steps.append(step)
             seat.messages += step.messages
             if step.done:
@@ -267,19 +267,19 @@ class Player:
 async def close(env: Env) -> None:
     """An environment may have a `close`."""
     if hasattr(env, "close"):
-        await _asked(env, "close")
+        await asked(env, "close")
 
 
 async def opening(env: Env) -> Start:
     """How an environment's episode begins. Raises `EnvError` for messages that aren't."""
-    start = await _asked(env, "start")
+    start = await asked(env, "start")
     start = start if isinstance(start, Start) else Start(start)
     _check_messages(start.messages, f"{type(env).__name__}.start")
     return start
 
 
-async def _asked(source: Any, method: str, *args: Any) -> Any:
-    """Awaits what an environment or a task is asked. What it raises itself comes as `_EnvFailed`."""
+async def asked(source: Any, method: str, *args: Any) -> Any:
+    """Awaits what an environment or a task is asked. What it raises itself comes as `EnvFailed`."""
     try:  # not `with _guard(...)`, which takes two microseconds: this is every step of every episode
         answer = getattr(source, method)(*args)
         if not inspect.isawaitable(answer):
@@ -304,7 +304,7 @@ def _guard(name: str) -> Iterator[None]:
     except SystemExit as e:
         raise EnvError(f"{name} called sys.exit({e.code!r})") from None
     except Exception as e:
-        raise _EnvFailed(e) from e
+        raise EnvFailed(e) from e
 
 
 _TEXT = {"role", "content"}
@@ -332,7 +332,7 @@ def _is_plain(message: object) -> bool:
     return type(message) is dict and message.keys() == _TEXT and all(map(_is_text, message.values()))
 
 
-def _check_step(step: object, env: Env) -> None:
+def check_step(step: object, env: Env) -> None:
     """The rewards are checked where they are added."""
     source = f"{type(env).__name__}.step"
     if not isinstance(step, Step):
@@ -347,7 +347,7 @@ def _check_step(step: object, env: Env) -> None:
             raise EnvError(f"{source} gave the metric {name}={value!r}, not a finite number")
 
 
-def _add(total: float | None, reward: float | None, source: object) -> float | None:
+def add_reward(total: float | None, reward: float | None, source: object) -> float | None:
     """The sum; None, no verdict, when either is. Raises `EnvError` for what is no finite number."""
     check_reward(reward, source)
     return None if total is None or reward is None else total + float(reward)

@@ -86,7 +86,8 @@ class Task(Protocol):
 
     `table()` makes the environments of one sitting, one a seat. `seats` (default 1) is how many.
     `async score(episodes_G)` may be defined: it returns one float or None an episode, added to the
-    steps' rewards.
+    steps' rewards. `oracle(messages)` may be defined: the reply, a text or a `Message`, that ought to lead
+    to the best reward from where the messages are; `cookbook check` plays it.
     """
 
     def table(self) -> list[Env]: ...
@@ -187,15 +188,22 @@ class Question:
     """The single-turn task, and most environments are this: a prompt, one reply, a grader.
 
     prompt: the user's words, or whole messages. reference: what the grader compares with.
-    grader: an id in the registry, or a `Grader` itself.
+    grader: an id in the registry, or a `Grader` itself. answer: a reply that ought to get the best reward,
+    for `cookbook check`; where it is empty the reference is one, if it is a text or a number.
     """
 
     prompt: str | Sequence[Message]
     reference: Any
     grader: str | Grader
+    answer: str = ""
 
     def table(self) -> list[Env]:
         return [_QuestionEnv(self)]
+
+    def oracle(self, messages: Sequence[Message]) -> str | None:
+        """The reply that ought to be right; None where nobody says."""
+        given = isinstance(self.reference, (str, int, float)) and not isinstance(self.reference, bool)
+        return self.answer or (str(self.reference) if given else None)
 
 
 class _QuestionEnv:

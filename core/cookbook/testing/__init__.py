@@ -1,0 +1,24 @@
+"""For plugin authors: the checks of `cookbook check` as functions, and what stands in for a model in a test.
+
+The names below are imported when they are first used, so that an author's pytest loads nothing heavy.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+_WHERE = {
+    "Finding": "rules",
+    "RULES": "rules",
+    "Report": "rules",
+}
+__all__ = list(_WHERE)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _WHERE:
+        raise AttributeError(
+            f"module 'cookbook.testing' has no attribute {name!r}; it has {', '.join(_WHERE)}"
+        )
+    return getattr(importlib.import_module(f".{_WHERE[name]}", __name__), name)
