@@ -5,23 +5,21 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-import sys
 from pathlib import Path
+from typing import Any
 
 import chz
 import numpy as np
 import pytest
 import torch
 
-sys.path.insert(0, str(Path(__file__).parent))
-import tabular
-from tabular import Client, Table, Tabular
-
 from cookbook import EnvConfig, Step
 from cookbook.configs import from_argv, settle
 from cookbook.rl import RLConfig
 from cookbook.runs import Run, read_rows
 from cookbook.streams import stream
+from cookbook.testing import Tabular, tabular
+from cookbook.testing.tabular import Answer, Table, TableClient, TableSampler
 from cookbook_plugin_local.backend import TorchBackend
 from cookbook_plugin_local.losses import LOSSES
 
@@ -31,6 +29,50 @@ ALGORITHMS = {
     for name, options, wire in re.findall(r"^\| ([^|]+?) \| `([^`]+=[^`]+)` \| `([^`]+)` \|$", PAGE, re.M)
 }
 POLICY_LOSSES = [name for name in LOSSES if name != "cross_entropy"]
+
+
+class Sampler(TableSampler):
+    """Before each sample `before` is awaited."""
+
+    before = None
+
+    async def sample(self, prompt, num_samples, sampling_params):
+        if self.before is not None:
+            await self.before("sample", sampling_params.seed)
+        return await super().sample(prompt, num_samples, sampling_params)
+
+
+class Client(TableClient):
+    """Keeps what went over the wire: (loss, loss_fn_config, number of datums) of each forward_backward.
+    before: awaited before a sample, with "sample" and its seed, and before an optimizer step ends, with
+    "optim_step" and its number."""
+
+    def __init__(self, table, before=None):
+        super().__init__(table)
+        self.before, self.wire = before, []
+
+    def sampler(self, table):
+        sampler = Sampler(table)
+        sampler.before = self.before
+        return sampler
+
+    def forward_backward(self, data, loss_fn, loss_fn_config=None):
+        self.wire.append((loss_fn, loss_fn_config, len(data)))
+        return super().forward_backward(data, loss_fn, loss_fn_config)
+
+    def optim_step(self, adam):
+        step, answer = self.steps, super().optim_step(adam)
+        return Answer(answer.value, self.before and (lambda: self.before("optim_step", step)))
+
+
+@chz.chz
+class Given(Tabular):
+    """A client given from outside."""
+
+    client: Any = None
+
+    def connect(self, run_dir):
+        return self.client
 
 
 class Word:
@@ -94,8 +136,8 @@ def new_client(tokenizer, before=None):
     return Client(Table.uniform([*tokenizer.encode("abcd"), tokenizer.control("<|im_end|>")]), before)
 
 
-def values(tiny_model, client, **more):
-    backend = Tabular(client=client, folder=tiny_model)
+def values(client, **more):
+    backend = Given(client=client)
     return "test", SMALL | {"backend": backend, "env": Same()} | more
 
 
@@ -118,7 +160,7 @@ def test_the_page_has_the_algorithms():
 @pytest.mark.parametrize("name", ALGORITHMS)
 def test_an_algorithm_of_the_page_sends_what_its_row_says_and_learns(name, tiny_model, tmp_path, client):
     options, wire = ALGORITHMS[name]
-    rows = play(tmp_path / "r", values(tiny_model, client, steps=40), from_argv(options))
+    rows = play(tmp_path / "r", values(client, steps=40), from_argv(options))
     loss, config = promised(wire)
     record = json.loads((tmp_path / "r" / "record.json").read_text())
     assert (record["loss"], record["loss_config"]) == (loss, pytest.approx(config) if config else None)
@@ -133,7 +175,7 @@ def test_an_algorithm_of_the_page_trains_the_tiny_llama(name, tiny_model, tmp_pa
     options, wire = ALGORITHMS[name]
     backend = TorchBackend(dtype="float32", token_budget=512)
     more = {"model": str(tiny_model), "backend": backend, "env": Same(task=Lower), "lr": 1e-2, "steps": 2}
-    rows = play(tmp_path / "r", values(tiny_model, None, **more), from_argv(options))
+    rows = play(tmp_path / "r", values(None, **more), from_argv(options))
     record = json.loads((tmp_path / "r" / "record.json").read_text())
     assert record["loss"] == promised(wire)[0] and len(rows) == 2
     # None of its replies ends before it is cut off, so that masking those leaves nothing to train on.
@@ -145,14 +187,14 @@ def test_the_thresholds_that_the_page_gives_are_those_where_none_are_given(tiny_
         r"Not given they are\s+ppo (\S+) and (\S+), cispo (\S+) and (\S+), gspo (\S+) and (\S+)\.\n", PAGE
     )
     for i, loss in enumerate(("ppo", "cispo", "gspo")):
-        cfg = settle(RLConfig, [values(tiny_model, client, loss=loss)]).config
+        cfg = settle(RLConfig, [values(client, loss=loss)]).config
         assert cfg.clip() == pytest.approx([float(x) for x in found.groups()[2 * i : 2 * i + 2]])
 
 
 def test_every_column_that_the_page_names_is_logged(tiny_model, tmp_path, client):
     """And those of a run with substeps, a KL penalty, checkpoints and evaluations."""
     ways = {"substeps": 2, "kl_coef": 0.1, "loss": "ppo", "save_every": 1, "eval_every": 1, "steps": 3}
-    rows = play(tmp_path / "r", values(tiny_model, client, **ways))
+    rows = play(tmp_path / "r", values(client, **ways))
     table = PAGE.split("## What the columns mean")[1].split("\n## ")[0]
     named = {x for cell in re.findall(r"^\| (`.*?) \|", table, re.M) for x in re.findall("`(.*?)`", cell)}
     assert len(named) > 15 and named - set().union(*rows) == {"age_k/..."}
@@ -233,7 +275,7 @@ def test_the_tables_losses_and_slopes_are_those_of_the_local_engine(loss, seed):
 @pytest.mark.parametrize("way", [{"max_lag": 0}, {"substeps": 2}])
 @pytest.mark.parametrize("loss", POLICY_LOSSES)
 def test_a_loss_learns_on_a_table(loss, way, tiny_model, tmp_path, client):
-    rows = play(tmp_path / "r", values(tiny_model, client, loss=loss, steps=40, **way))
+    rows = play(tmp_path / "r", values(client, loss=loss, steps=40, **way))
     rewards = [row["reward"] for row in rows]
     assert rewards[0] < 0.35 and np.mean(rewards[-5:]) > 0.8
 
@@ -244,7 +286,7 @@ def test_a_loss_learns_on_the_tiny_llama(loss, way, tiny_model, tmp_path):
     backend = TorchBackend(dtype="float32", token_budget=512)
     more = {"model": str(tiny_model), "backend": backend, "env": Same(task=Lower), "lr": 1e-2}
     more |= {"loss": loss, "steps": 20, "max_tokens": 4, "lora_rank": 8, **way}
-    rewards = [row["reward"] for row in play(tmp_path / "r", values(tiny_model, None, **more))]
+    rewards = [row["reward"] for row in play(tmp_path / "r", values(None, **more))]
     assert np.mean(rewards[:2]) < 0.3 and np.mean(rewards[-3:]) > 0.6
 
 
@@ -254,7 +296,7 @@ def test_a_loss_learns_on_the_tiny_llama(loss, way, tiny_model, tmp_path):
 def learnt(tiny_model, tokenizer, folder, max_lag, seed):
     """Mean reward of the last 20 of 100 steps."""
     more = {"max_lag": max_lag, "seed": seed, "loss": "ppo", "steps": 100, "group_size": 4}
-    rows = play(folder, values(tiny_model, new_client(tokenizer), **more))
+    rows = play(folder, values(new_client(tokenizer), **more))
     return float(np.mean([row["reward"] for row in rows[-20:]]))
 
 
@@ -296,7 +338,7 @@ def test_while_a_batch_trains_the_next_max_lag_are_sampled_and_none_beyond(
             trains[number].set()
 
     client = new_client(tokenizer, before)
-    layer = values(tiny_model, client, steps=steps, max_lag=max_lag, constant_groups="keep", loss="ppo")
+    layer = values(client, steps=steps, max_lag=max_lag, constant_groups="keep", loss="ppo")
     play(tmp_path / "r", layer)
     ahead = {b: set(range(b + 1, min(b + max_lag, steps - 1) + 1)) for b in range(steps)}
     assert seen == ahead

@@ -15,8 +15,8 @@ from cookbook.errors import ConfigError, RendererError, UnknownIdError
 from cookbook.registry import renderer_for_model
 from cookbook.rendering import Tokenizer, get_renderer, load_tokenizer
 from cookbook.rendering.role_colon import RoleColon
+from cookbook.testing.tokens import CONTROL
 from cookbook_plugin_local.gguf_tokenizer import byte_level_tokenizer
-from cookbook_plugin_local.tiny import CONTROL
 
 START, END = 1, 2
 FORMATS = ["core/chatml", "core/smollm2", "core/role_colon"]

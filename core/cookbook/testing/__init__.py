@@ -12,6 +12,11 @@ _WHERE = {
     "Finding": "rules",
     "RULES": "rules",
     "Report": "rules",
+    "ScriptedSampler": "scripted",
+    "Tabular": "tabular",
+    "byte_tokenizer": "tokens",
+    "play": "scripted",
+    "play_table": "scripted",
 }
 __all__ = list(_WHERE)
 

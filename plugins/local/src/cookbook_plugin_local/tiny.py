@@ -5,14 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cookbook.testing.tokens import byte_level
 from cookbook_plugin_local.convert import family_config, write_folder
-from cookbook_plugin_local.gguf_tokenizer import byte_level_tokenizer
 
 if TYPE_CHECKING:
     import numpy as np
-
-CONTROL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
-"""The control tokens; their places are their ids."""
 
 _TEMPLATE = (
     "{% for message in messages %}"
@@ -26,12 +23,10 @@ def make_tiny_llama(folder: Path, *, seed: int = 0, layers: int = 2, hidden: int
 
     It has 4 query heads on 2 key heads. hidden: its width, a multiple of 8.
 
-    Its tokenizer has CONTROL, then one token a byte, and no merges; it speaks ChatML. The vocabulary is
-    padded to a multiple of 32, so the model can sample a few ids that no text has.
+    Its tokenizer is that of `cookbook.testing.byte_tokenizer`; it speaks ChatML. The vocabulary is padded to
+    a multiple of 32, so the model can sample a few ids that no text has.
     """
-    from tokenizers.pre_tokenizers import ByteLevel
-
-    tokens = [*CONTROL, *sorted(ByteLevel.alphabet())]
+    tokenizer = byte_level()
     config = family_config(
         "llama",
         hidden_size=hidden,
@@ -40,7 +35,7 @@ def make_tiny_llama(folder: Path, *, seed: int = 0, layers: int = 2, hidden: int
         num_attention_heads=4,
         num_key_value_heads=2,
         head_dim=hidden // 4,
-        vocab_size=-(-len(tokens) // 32) * 32,
+        vocab_size=-(-tokenizer.get_vocab_size() // 32) * 32,
         max_position_embeddings=2048,
         rms_norm_eps=1e-5,
         rope_theta=10000.0,
@@ -49,7 +44,6 @@ def make_tiny_llama(folder: Path, *, seed: int = 0, layers: int = 2, hidden: int
         eos_token_id=2,
         pad_token_id=2,
     )
-    tokenizer = byte_level_tokenizer(tokens, merges=[], control=CONTROL, unknown=CONTROL[0])
     folder.mkdir(parents=True, exist_ok=True)
     write_folder(folder, config, _random_weights(config, seed), tokenizer, _TEMPLATE)
     return folder
