@@ -229,7 +229,7 @@ def test_a_class_of_the_current_folder_needs_no_registration(here):
     ("code", "target", "reason"),
     [
         ("", "made_up_bad:Env", r"env=made_up_bad:Env: module 'made_up_bad' has no attribute 'Env'; it must"),
-        ("", "made_up_nowhere:Env", "No module named 'made_up_nowhere'; it must be importable from /"),
+        ("", "made_up_nowhere:Env", "No module named 'made_up_nowhere'; there is no made_up_nowhere.py in /"),
         ("1 / 0", "made_up_bad:Env", "importing made_up_bad failed: ZeroDivisionError: division by zero"),
         ("def (", "made_up_bad:Env", "importing made_up_bad failed: SyntaxError: .*made_up_bad.py, line 1"),
         ("import sys; sys.exit('no\\nlicence')", "made_up_bad:Env", "failed: SystemExit: no licence"),

@@ -25,6 +25,7 @@ FLOORS = {
             "builtin",
             "renderer_rows",
             "files",
+            "hints",
         ),
         0,
     ),

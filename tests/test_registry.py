@@ -129,6 +129,8 @@ def test_plugins_and_rows_are_json(install, tmp_path):
         "module": module,
         "status": "ok",
         "problems": [],
+        "kinds": [],
+        "bound": "<0.2,>=0.1",
     }
 
 

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from . import __version__, registry
+from . import __version__, hints, registry
 from .errors import ConfigError, CookbookError, PluginError
 
 if TYPE_CHECKING:
@@ -80,14 +80,14 @@ def _dispatch(argv: list[str]) -> int:
         return 0
     if argv[0] in COMMANDS:
         return COMMANDS[argv[0]](argv[1:])
-    namespaces = {plugin.namespace for plugin in registry.default().plugins}
-    if len(argv) > 1 and (argv[0] in namespaces or argv[0] in registry.SHIPPED):
-        return registry.find("command", f"{argv[0]}/{argv[1]}").load()(argv[2:])
+    known = {plugin.namespace for plugin in registry.default().plugins} | set(hints.SHIPPED)
     own = [row.id for row in registry.default().rows("command") if row.id.startswith(argv[0] + "/")]
-    if own:
+    if len(argv) == 1 and own:
         raise ConfigError(
             f"{argv[0]} has the commands " + ", ".join(f"`cookbook {id.replace('/', ' ')}`" for id in own)
         )
+    if argv[0] in known or any(argv[0] == plugin.namespace for plugin in hints.stale()):
+        return registry.find("command", f"{argv[0]}/{''.join(argv[1:2])}").load()(argv[2:])
     raise ConfigError(f"there is no command {argv[0]!r}; `cookbook --help` shows them")
 
 
@@ -131,12 +131,8 @@ def _list(argv: list[str]) -> int:
         for row in rows
     ]
     _print_table((*(() if words else ("kind",)), "id", "summary", "needs", "from"), table)
-    broken = [p.namespace for p in registry.default().plugins if p.status == "broken"]
-    if broken:
-        print(f"not loaded: {', '.join(broken)}; `cookbook plugins` says why", file=sys.stderr)
-    warned = [p.namespace for p in registry.default().plugins if p.status == "ok" and p.problems]
-    if warned:
-        print(f"with warnings: {', '.join(warned)}; `cookbook plugins` shows them", file=sys.stderr)
+    for note in hints.listed(registry.default().plugins):
+        print(note, file=sys.stderr)
     return 0
 
 
@@ -150,7 +146,7 @@ def _plugins(argv: list[str]) -> int:
     words, flags = _split(argv, ["--json"])
     if words:
         raise ConfigError(f"`cookbook plugins` takes no {words[0]!r}")
-    plugins = registry.default().plugins
+    plugins = [*registry.default().plugins, *hints.stale()]
     if "--json" in flags:
         print(json.dumps([plugin.as_json() for plugin in plugins], indent=1))
         return 0

@@ -26,7 +26,7 @@ from chz.blueprint import (
     MissingBlueprintArg,
 )
 
-from . import registry
+from . import hints, registry
 from .errors import ConfigError, CookbookError, PluginError
 from .kinds import BackendConfig, DatasetConfig, EnvConfig, GraderConfig, TrackerConfig
 
@@ -91,10 +91,11 @@ def _import(kind: str, target: str) -> Any:
     except (ImportError, AttributeError) as e:
         if module.endswith(".py"):
             raise PluginError(f"{kind}={target}: leave out .py, {kind}={module[:-3]}:{attr}") from None
-        raise PluginError(
-            f"{kind}={target}: {e}; it must be importable from {Path.cwd()} or be installed, "
-            f"and `cookbook list {kind}` shows the registered ones"
-        ) from None
+        where = f"it must be importable from {Path.cwd()} or be installed"
+        if getattr(e, "name", None) == module.partition(".")[0] and isinstance(e, ModuleNotFoundError):
+            where = hints.missing_module(module)
+        listing = f"`cookbook list {kind}` shows the registered ones"
+        raise PluginError(f"{kind}={target}: {e}; {where}; {listing}") from None
     except (Exception, SystemExit) as e:  # it is somebody's code: anything may come
         reason = " ".join(f"{type(e).__name__}: {e}".split())
         raise PluginError(f"{kind}={target}: importing {module} failed: {reason}") from e
@@ -166,16 +167,16 @@ def settle(target: type, layers: Sequence[Layer]) -> Settled:
     except CookbookError as e:
         raise type(e)(_one_line(str(e))) from e  # chz adds where it was at
     except (*_REFUSALS, ValueError) as e:  # a config's own validator may well raise a ValueError
-        raise ConfigError(_one_line(str(e))) from e
+        raise ConfigError(_one_line(str(e), _classes(target, ids), layers)) from e
 
 
 def help_text(target: type, layers: Sequence[Layer], *, color: bool = False) -> str:
     """Every option with its value and the layer that it came from. Raises what `settle` raises."""
-    blueprint, _, _ = _blueprint(target, layers)
+    blueprint, ids, _ = _blueprint(target, layers)
     try:
         lines = blueprint.get_help(color=color).splitlines()
     except _REFUSALS as e:
-        raise ConfigError(_one_line(str(e))) from None
+        raise ConfigError(_one_line(str(e), _classes(target, ids), layers)) from None
     start = next((i for i, line in enumerate(lines) if line == "Arguments:"), 0)
     return "\n".join(lines[start + 1 :]).replace("(from default)", "(default)     ")
 
@@ -302,7 +303,14 @@ def _flatten(
         yield path, list(value) if isinstance(value, tuple) else value
 
 
-def _one_line(text: str) -> str:
+def _classes(target: type, ids: Mapping[str, tuple[str, str]]) -> dict[str, Any]:
+    """The config class at each path that has one."""
+    fields = chz.chz_fields(target).values()
+    nested = {field.logical_name: field.final_type for field in fields if chz.is_chz(field.final_type)}
+    return nested | {path: _class_of(_factory(*chosen)) for path, chosen in ids.items()}
+
+
+def _one_line(text: str, classes: Mapping[str, Any] = {}, layers: Sequence[Layer] = ()) -> str:
     """chz explains itself over several lines; one says it."""
     cast = re.search(r"provided for param '([^']*)'.*?as a value:\n([^\n]*)", text, re.S)
     if cast:
@@ -310,11 +318,11 @@ def _one_line(text: str) -> str:
     extra = re.match(r"Extraneous argument '([^']*)'", text)
     if extra:
         near = re.search(r"(?:Did you mean|maybe you meant) '([^']*)'", text)
-        return (
-            f"there is no option {extra[1]!r}"
-            + (f"; did you mean {near[1]!r}?" if near else "")
-            + (" (--help lists them)")
-        )
+        meant = hints.with_dots(extra[1], classes) or (near[1] if near else "")
+        typed = any(extra[1] in values for name, values in layers if name == "command line")
+        within = "" if typed or "." not in meant else f', in a recipe **{{"{meant}": ...}}'
+        guess = f"; did you mean {meant!r}{within}?" if meant else ""
+        return f"there is no option {extra[1]!r}{guess} (--help lists them)"
     missing = re.match(r"Missing required arguments for parameter\(s\): (.*)", text)
     if missing:
         names = missing[1].split(", ")

@@ -26,7 +26,6 @@ from .errors import ConfigError, PluginError, UnknownIdError
 
 KINDS = ("env", "grader", "renderer", "dataset", "recipe", "backend", "tracker", "command")
 HOOKS = (*(f"register_{kind}s" for kind in KINDS), "renderer_for_model")
-SHIPPED = {name: f"cookbook-plugin-{name}" for name in ("math", "chat", "reasoning", "local")}
 SLOW_S = 0.5
 
 _NAMESPACE = re.compile(r"[a-z][a-z0-9_-]*")
@@ -73,8 +72,10 @@ class Row:
 class Plugin:
     """One entry point: who brings it, what became of it, what it offers.
 
-    status: "ok", "broken" or "disabled". problems: why it isn't ok; warnings, for one that is.
-    import_s: seconds that its import and its hooks took.
+    status: "ok", "broken", "disabled" or "stale". problems: why it isn't ok; warnings, for one that is.
+    kinds: of each problem, "metadata", "namespace", "core-bound", "clash", "disabled", "loading", "hooks",
+    "slow" or "stale". bound: what its dist demands of cookbook-core. import_s: seconds that its import and
+    its hooks took.
     """
 
     namespace: str
@@ -83,15 +84,22 @@ class Plugin:
     module: str
     status: str = "ok"
     problems: list[str] = field(default_factory=list)
+    kinds: list[str] = field(default_factory=list)
+    bound: str = ""
     rows: list[Row] = field(default_factory=list)
     import_s: float = 0.0
 
     def as_json(self) -> dict[str, Any]:
         return {**vars(self), "rows": [row.as_json() for row in self.rows]}
 
-    def reject(self, status: str, problem: str) -> None:
-        """Make the plugin "broken" or "disabled", with no rows."""
-        self.status, self.problems, self.rows = status, [problem], []
+    def reject(self, kind: str, problem: str) -> None:
+        """Make the plugin "broken", or "disabled" where that is the kind of problem, with no rows."""
+        self.status = kind if kind == "disabled" else "broken"
+        self.problems, self.kinds, self.rows = [problem], [kind], []
+
+    def warn(self, kind: str, problem: str) -> None:
+        self.problems.append(problem)
+        self.kinds.append(kind)
 
 
 class Registry:
@@ -123,7 +131,7 @@ class Registry:
                 plugin.reject("disabled", f"COOKBOOK_DISABLE_PLUGINS names {name}; take it out to enable it")
             elif len(rivals) > 1:
                 problem = f"{' and '.join(rivals)} claim the namespace {name}, so none of them loads"
-                plugin.reject("broken", f"{problem}; pip uninstall all but one")
+                plugin.reject("clash", f"{problem}; pip uninstall all but one")
         with _stdout_on_stderr():
             self._hooks = [(plugin, _load(plugin, point, clock)) for plugin, point in claims]
 
@@ -159,7 +167,10 @@ class Registry:
         kind, id = _split(id)
         rows = [row for row in self.rows(kind) if row.id == id]
         if not rows:
-            raise UnknownIdError(f"there is no {kind or 'row'} {id}: {self._hint(kind, id)}")
+            from .hints import unknown_id
+
+            hint = unknown_id(self.plugins, self.rows(kind), kind, id)
+            raise UnknownIdError(f"there is no {kind or 'row'} {id}: {hint}")
         return rows
 
     def renderer_for_model(self, model: str) -> str | None:
@@ -184,23 +195,6 @@ class Registry:
                 f"plugins differ on the renderer of {model!r}: {named}; name one of them yourself"
             )
         return next(iter(answers), None)
-
-    def _hint(self, kind: str | None, id: str) -> str:
-        """Why `id` isn't there and what to do next."""
-        import difflib
-
-        namespace, _, name = id.partition("/")
-        plugin = next((plugin for plugin in self.plugins if plugin.namespace == namespace), None)
-        if plugin and plugin.status != "ok":
-            return f"{plugin.dist} {plugin.version} is {plugin.status}: {'; '.join(plugin.problems)}"
-        if plugin is None and namespace in SHIPPED:
-            return f"{SHIPPED[namespace]} isn't installed; pip install {SHIPPED[namespace]}"
-        ids = list(dict.fromkeys(row.id for row in self.rows(kind)))
-        near = [other for other in ids if other.partition("/")[2] == name]
-        near = near or difflib.get_close_matches(id, ids, n=1)
-        listing = f"`cookbook list {kind}`" if kind else "`cookbook list`"
-        guess = f"did you mean {' or '.join(near)}? " if near else ""
-        return f"{guess}{listing} lists what there is"
 
 
 @functools.cache
@@ -233,6 +227,10 @@ def _canonical(dist: str) -> str:
 
 def _reason(error: BaseException) -> str:
     text = " ".join(str(error).split())
+    if isinstance(error, SyntaxError):
+        from .hints import syntax
+
+        text += syntax(error)
     return text if isinstance(error, PluginError) else f"{type(error).__name__}: {text}".removesuffix(": ")
 
 
@@ -249,20 +247,22 @@ def _judge(point: metadata.EntryPoint, core_version: str) -> Plugin:
         plugin.dist, plugin.version = dict(head)["Name"], dict(head)["Version"]
         needs = [value for name, value in head if name == "Requires-Dist"]
         bounds = [_bound(need) for need in needs if _canonical(need).startswith("cookbook-core")]
-        bound = ",".join(str(bound) for bound in bounds if bound)
+        plugin.bound = ",".join(str(bound) for bound in bounds if bound)
         fits = all(bound.contains(core_version, prereleases=True) for bound in bounds if bound)
     except Exception as error:
-        plugin.reject("broken", f"its METADATA can't be read: {_reason(error)}; install it again")
+        plugin.reject("metadata", f"its METADATA can't be read: {_reason(error)}; install it again")
         return plugin
     if not _NAMESPACE.fullmatch(point.name):
         problem = f"the entry point of {plugin.dist} must match {_NAMESPACE.pattern}, not be {point.name!r}"
-        plugin.reject("broken", problem)
+        plugin.reject("namespace", problem)
     elif not fits:
-        problem = f"{plugin.dist} {plugin.version} needs cookbook-core{bound}; {core_version} is installed"
-        fix = f"pip install 'cookbook-core{bound}', or pip install --upgrade {plugin.dist}"
-        plugin.reject("broken", f"{problem}; {fix}")
-    elif not bound and _canonical(plugin.dist) != "cookbook-core":
-        plugin.problems.append(f"{plugin.dist} should depend on cookbook-core>=X,<Y; it names no bound")
+        core = f"cookbook-core{plugin.bound}"
+        problem = f"{plugin.dist} {plugin.version} needs {core}; {core_version} is installed"
+        plugin.reject(
+            "core-bound", f"{problem}; pip install '{core}', or pip install --upgrade {plugin.dist}"
+        )
+    elif not plugin.bound and _canonical(plugin.dist) != "cookbook-core":
+        plugin.warn("core-bound", f"{plugin.dist} should depend on cookbook-core>=X,<Y; it names no bound")
     return plugin
 
 
@@ -291,16 +291,17 @@ def _load(plugin: Plugin, point: metadata.EntryPoint, clock: Callable[[], float]
             getattr(hooks, doing)(register=_registrar(plugin, kind))
         unmarked = [name for name in HOOKS if name in dir(module) and name not in marked]
     except _FAULTS as error:
-        plugin.reject("broken", f"{doing} failed: {_reason(error)}")
+        kind = "hooks" if doing.startswith("reading") else "loading"
+        plugin.reject(kind, f"{doing} failed: {_reason(error)}")
         return None
     plugin.import_s = clock() - began
     if unmarked:
-        plugin.problems.append(f"{', '.join(unmarked)}: never called; write @cookbook.hookimpl above")
+        plugin.warn("hooks", f"{', '.join(unmarked)}: never called; write @cookbook.hookimpl above")
     elif not plugin.rows and "renderer_for_model" not in marked:
-        plugin.problems.append("it registers nothing; call register(name, target, summary) in its hooks")
+        plugin.warn("hooks", "it registers nothing; call register(name, target, summary) in its hooks")
     if plugin.import_s > SLOW_S:
         where = f"move heavy imports out of {plugin.module} into the modules that its rows name"
-        plugin.problems.append(f"loading it took {plugin.import_s:.1f} s, on every command; {where}")
+        plugin.warn("slow", f"loading it took {plugin.import_s:.1f} s, on every command; {where}")
     return hooks
 
 
