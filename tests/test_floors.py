@@ -16,6 +16,7 @@ FLOORS = {
         (
             "__init__",
             "types",
+            "tools",
             "errors",
             "hookspecs",
             "registry",

@@ -9,11 +9,11 @@ import functools
 import inspect
 import math
 import numbers
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NotRequired, Protocol, TypedDict, runtime_checkable
 
-from . import registry
+from . import registry, tools
 from .errors import EnvError
 
 StopReason = Literal[
@@ -190,12 +190,16 @@ class Question:
     prompt: the user's words, or whole messages. reference: what the grader compares with.
     grader: an id in the registry, or a `Grader` itself. answer: a reply that ought to get the best reward,
     for `cookbook check`; where it is empty the reference is one, if it is a text or a number.
+    tools: typed functions that the model may call (`cookbook.tools`). The first reply that calls none is
+    graded; those before it have reward 0, so an episode that a limit ends before an answer has 0, and is
+    wrong. Metrics tool_calls and failed_tool_calls: how many an episode made.
     """
 
     prompt: str | Sequence[Message]
     reference: Any
     grader: str | Grader
     answer: str = ""
+    tools: Sequence[Callable[..., Any]] = ()
 
     def table(self) -> list[Env]:
         return [_QuestionEnv(self)]
@@ -209,6 +213,8 @@ class Question:
 class _QuestionEnv:
     def __init__(self, question: Question) -> None:
         self.reference = question.reference
+        self.tools, self.declared = question.tools, tools.declarations(question.tools)
+        self.calls = self.failed = 0
         prompt = question.prompt
         self.prompt = [Message(role="user", content=prompt)] if isinstance(prompt, str) else list(prompt)
         self.grader = _grader(question.grader) if isinstance(question.grader, str) else question.grader
@@ -217,17 +223,29 @@ class _QuestionEnv:
                 f"Question(grader={self.grader.__name__}) is a class; write {self.grader.__name__}()"
             )
 
-    async def start(self) -> Sequence[Message]:
-        return self.prompt
+    async def start(self) -> Start:
+        return Start(self.prompt, self.declared)
 
     async def step(self, reply: Message) -> Step:
+        if self.tools:
+            outcome = await tools.run(reply, self.tools)
+            self.calls += outcome.calls
+            self.failed += outcome.failed
+            if outcome.messages:
+                return Step(
+                    0.0, done=False, messages=outcome.messages, correct=False, metrics=self._metrics()
+                )
         grade = self.grader.grade(self.prompt, reply, self.reference)
         if inspect.isawaitable(grade):
             grade = await grade
         if not isinstance(grade, Grade):
             raise EnvError(f"{type(self.grader).__name__}.grade gave {grade!r}, not a cookbook.Grade")
         check_reward(grade.reward, self.grader)
-        return Step(grade.reward, done=True, correct=grade.correct)
+        return Step(grade.reward, done=True, correct=grade.correct, metrics=self._metrics())
+
+    def _metrics(self) -> dict[str, float]:
+        """Of the episode so far: a later step's stand in place of an earlier one's."""
+        return {"tool_calls": self.calls, "failed_tool_calls": self.failed} if self.tools else {}
 
 
 @functools.cache
