@@ -17,6 +17,8 @@ _WHERE = {
     "byte_tokenizer": "tokens",
     "play": "scripted",
     "play_table": "scripted",
+    "check_plugin": "static",
+    "deadline": "limits",
 }
 __all__ = list(_WHERE)
 
