@@ -35,6 +35,7 @@ usage: cookbook COMMAND ...
   run --from RUN [K=V ...] a new run with the options of another
   resume RUN               go on with a run that was killed, interrupted or failed
   runs                     the runs so far; a RUN is a name, the beginning of one, or `last`
+  check NAMESPACE | ID     hold a plugin to the rules of its kind; `cookbook check --help`
   render FILE.jsonl ...    conversations as tokens, with what is trained; `cookbook render --help`
   plugins [--json]         installed plugins, and what is wrong with those that don't load
   NAMESPACE NAME ...       a plugin's own command; `cookbook list command` shows them
@@ -367,10 +368,20 @@ def _run_line(folder: Any) -> tuple[str, ...]:
 def _render(argv: list[str]) -> int:
     from . import render_command
 
+    return _with_help(render_command, argv)
+
+
+def _with_help(command: Any, argv: list[str]) -> int:
     if not argv or "-h" in argv or "--help" in argv:
-        print(render_command.HELP, end="")
+        print(command.HELP, end="")
         return 0
-    return render_command.main(*_split(argv, render_command.SWITCHES, render_command.VALUED))
+    return command.main(*_split(argv, command.SWITCHES, command.VALUED))
+
+
+def _check(argv: list[str]) -> int:
+    from . import check_command
+
+    return _with_help(check_command, argv)
 
 
 COMMANDS: dict[str, Callable[[list[str]], int]] = {
@@ -381,6 +392,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "runs": _runs,
     "plugins": _plugins,
     "render": _render,
+    "check": _check,
 }
 
 if __name__ == "__main__":

@@ -65,15 +65,22 @@ class by_id(chz.factories.MetaFactory):
         raise chz.tiepin.CastError(f"{value!r} is the id of a {self.kind}, not a value")
 
 
+def config_class(kind: str, id: str) -> type:
+    """The class of the configs of an id, or of "module:Class". Raises what `settle` raises for it."""
+    return _class_of(_factory(kind, id))
+
+
+def is_import_string(id: str, kind: str) -> bool:
+    """Whether it is "module:Class" rather than an id of this kind."""
+    return bool(_IMPORT_STRING.fullmatch(id)) and not id.startswith(f"{kind}:")
+
+
 def _factory(kind: str, id: str) -> Callable[..., Any]:
     """The config class behind an id, or behind "module:Class" (the current folder included).
 
     Raises `UnknownIdError`, `PluginError`, or `ConfigError` where the class is of another kind.
     """
-    if _IMPORT_STRING.fullmatch(id) and not id.startswith(f"{kind}:"):
-        factory = _import(kind, id)
-    else:
-        factory = registry.find(kind, id).load()
+    factory = _import(kind, id) if is_import_string(id, kind) else registry.find(kind, id).load()
     base = {"env": EnvConfig, "grader": GraderConfig, "dataset": DatasetConfig}.get(kind)
     base = base or {"backend": BackendConfig, "tracker": TrackerConfig}[kind]
     cls = _class_of(factory)

@@ -21,6 +21,8 @@ class EnvConfig(abc.ABC):
     choices = {}
     # The least and the largest reward of an episode, which `cookbook check` holds the environment to.
     reward_range = (0.0, 1.0)
+    # The options that a check builds it with, where its defaults need the network.
+    check_with = {}
 
     @abc.abstractmethod
     def tasks(self, split: str) -> Sequence[Task]:

@@ -17,6 +17,8 @@ _WHERE = {
     "byte_tokenizer": "tokens",
     "play": "scripted",
     "play_table": "scripted",
+    "check": "check",
+    "check_env": "check",
     "check_plugin": "static",
     "deadline": "limits",
 }

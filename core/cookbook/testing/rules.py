@@ -40,6 +40,124 @@ RULES: dict[str, Rule] = {
         "what a row names can be imported and is of its kind",
         'register(name, "package.module:Attribute", ...) must name what there is',
     ),
+    # L1, the protocol
+    "L1.build": Rule("it is built with its defaults", "give every option a default that works"),
+    "L1.tasks": Rule(
+        'tasks("train") and tasks("test") are sequences of tasks, the first with one at least',
+        "return a list of Question, say, and an empty one where nothing is held out",
+    ),
+    "L1.held-out": Rule(
+        'tasks("test") holds something to evaluate on', "keep some tasks out of training", warns=True
+    ),
+    "L1.config-json": Rule(
+        "the config survives JSON", "use options of numbers, texts, booleans, tuples and chz classes"
+    ),
+    "L1.typed-errors": Rule(
+        "an option that can't be ends in an error that says so",
+        "raise cookbook.errors.ConfigError in a @chz.validate method",
+    ),
+    "L1.table": Rule("table() makes an environment a seat", "return a list of `seats` new environments"),
+    "L1.fresh": Rule(
+        "each table has environments of its own: one is played once, and many at a time",
+        "make a new environment in table()",
+    ),
+    "L1.start": Rule(
+        "start() gives messages", 'return [{"role": "user", "content": "..."}], from an `async def start`'
+    ),
+    "L1.opening": Rule(
+        "the opening ends on a turn that the model answers", "end it with a message of the user or of a tool"
+    ),
+    "L1.renders": Rule(
+        "the opening has a form in a chat format", "use the roles system, user, assistant and tool"
+    ),
+    "L1.step": Rule(
+        "step(reply) gives a Step, with a message to reply to unless it is done",
+        "return Step(reward=..., done=..., messages=[...]), from an `async def step`",
+    ),
+    "L1.raises": Rule("ordinary replies raise nothing", "catch what a reply can cause, and reward it with 0"),
+    "L1.close": Rule(
+        "close() can be called at any time, once", "let close() work where start() never was called"
+    ),
+    # L2, determinism
+    "L2.prompts": Rule(
+        "built twice, the prompts are the same",
+        "draw from random.Random(seed) of the config, not from `random`",
+    ),
+    "L2.order": Rule(
+        "a task doesn't depend on what was built or read before it",
+        "make task i from (seed, i) alone: random.Random(f'{seed} {i}')",
+    ),
+    "L2.processes": Rule(
+        "another process gives the same prompts", "sort sets before you use their order; don't use hash()"
+    ),
+    "L2.replay": Rule(
+        "the same replies to the same task lead to the same episode",
+        "keep an episode's state in its environment, and its chance in random.Random(...) of its own",
+    ),
+    "L2.global-random": Rule(
+        "an episode doesn't depend on the process's random state",
+        "use random.Random(seed) of the environment's own, or numpy's default_rng(seed)",
+    ),
+    "L2.interleaved": Rule(
+        "episodes played at once are the same as played alone",
+        "share no state; around each call of a library that uses `random`, swap in a state of its own",
+    ),
+    "L2.pickle": Rule(
+        "tasks pickle", "hold plain data in tasks; open files and clients in the environment", warns=True
+    ),
+    "L2.leak": Rule(
+        "train and test share no task",
+        "split by a hash of the question; ranges of seeds or indices may make equal ones",
+    ),
+    # L3, rewards
+    "L3.oracle": Rule(
+        "the reference answer gets the best reward, the upper end of reward_range",
+        "mend the grader, give Question(answer=...), or declare reward_range",
+    ),
+    "L3.empty": Rule("an empty reply doesn't win", "reward only what holds an answer"),
+    "L3.garbage": Rule(
+        "garbage, enormous texts and calls of unknown tools don't win", "reward only what holds an answer"
+    ),
+    "L3.echo": Rule(
+        "the prompt itself doesn't win", "compare the whole answer, or only what stands where it is asked for"
+    ),
+    "L3.constant": Rule(
+        "no one reply wins whatever is asked", "balance the answers, or reward less what needs no thought"
+    ),
+    "L3.crash": Rule(
+        "nothing that a model says raises",
+        "return Grade(False) for what can't be read; catch ValueError, TypeError",
+    ),
+    "L3.finite": Rule(
+        "a reward is a finite number, or None for no verdict",
+        "check for nan before you return; None says no verdict",
+    ),
+    "L3.range": Rule(
+        "rewards lie in reward_range", "declare reward_range = (least, largest) in the config's class"
+    ),
+    "L3.slow": Rule(
+        "a step takes less than a second, since all episodes wait for it",
+        "await slow work, or do it in a process of a pool",
+        warns=True,
+    ),
+    "L3.hangs": Rule("a step comes to an end", "bound what you search, match or wait for"),
+    "L3.no-verdict": Rule(
+        "most replies get a verdict",
+        "return Grade(False) for what is wrong; undecided is for what nobody can know",
+    ),
+    "L3.variance": Rule(
+        "rewards differ within groups: a group without variance teaches nothing",
+        "reward what is better with more",
+    ),
+    "L3.verdict": Rule(
+        "a right reply is never rewarded less than a wrong one", "correct=True goes with the larger reward"
+    ),
+    # L4, cost
+    "L4.history": Rule(
+        "a message says what is new: the model has seen the rest",
+        "send only the new observation; the loop keeps the conversation",
+        warns=True,
+    ),
 }
 
 

@@ -1,0 +1,251 @@
+"""L3: what is rewarded is what was asked for, and nothing else is; nothing a model says breaks the grader."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from ..errors import EnvError
+from ..types import Episode, Message, Task
+from .drive import Policy, Table, always, anything, echo, oracle, play, text_of
+from .limits import TookTooLong
+from .rules import Report
+from .subject import FAULTS, Subject, named, openings, short, told
+
+CONSTANTS = ("0", "1", "2", "yes", "no", "true", "false", "A", "B", "C", "D", "banana", "I don't know.")
+GARBAGE = (
+    " \n\t ",
+    "\x00\x01\x7f\ufffd",
+    "((((((((((" * 50,
+    "\\boxed{\\frac{1}{",
+    "'; import os; os._exit(1) #",
+    "__import__('os')._exit(1)",
+    "{}[]<>|&$`%~^",
+    "\u0663\u0661\u202e\u200f\u200b\ufb01\U0001d7d9\u00bd\u221e",
+    "-" * 2000,
+    "nan inf -inf 1e999999 0/0",
+    "9**9**9**9",
+    "[[[[]]]]" * 100,
+    "None",
+)
+ENORMOUS = "the answer is 1 and " * 5000
+LENIENCE = 0.25
+"""The share of tasks on which one kind of junk may get the best reward."""
+CONSTANT_SHARE = 0.75
+"""The share of tasks on which one constant reply may get the best reward; yes or no gets it on half."""
+GROUP = 8
+"""Random replies in a group."""
+SLOW_S = 1.0
+BUDGET_S = 20.0
+"""How long one kind of reply is tried; the tasks that were played by then are what is told of."""
+
+Played = list[tuple[Task, list[Episode]]]
+"""Tasks with the episodes of each, those apart that broke a rule."""
+
+
+@dataclass
+class _Audit:
+    """What one environment's rewards are looked at with. slowest: seconds a step, and where that was."""
+
+    subject: Subject
+    report: Report
+    slowest: tuple[float, str] = (0.0, "")
+
+    @property
+    def alone(self) -> bool:
+        """Whether a task is one seat's; with several, one wins whatever is said."""
+        return self.subject.seats == 1
+
+    @property
+    def best(self) -> float:
+        return self.subject.config.reward_range[1]
+
+    def wins(self, episode: Episode) -> bool:
+        return episode.reward is not None and episode.reward >= self.best - 1e-9
+
+    def play(self, policies: Callable[[int, Task], Policy | None], what: str, size: int = 1) -> Played:
+        """The audited tasks, each by its policy; all at once, or one by one where that goes wrong."""
+        tasks = list(enumerate(self.subject.audited))
+        tables = [(Table(task, p, (what, i))) for i, task in tasks if (p := policies(i, task)) is not None]
+        episodes = self._at_once(tables, size)
+        if episodes is None:
+            limit = time.monotonic() + BUDGET_S
+            played = [(t.task, self._one(t, what, size)) for t in tables if time.monotonic() < limit]
+        else:
+            per = len(episodes) // max(1, len(tables))
+            played = [(t.task, episodes[i * per : (i + 1) * per]) for i, t in enumerate(tables)]
+        for task, found in played:
+            for episode in found:
+                self._look(task, episode, what)
+        return [(task, found) for task, found in played if found]
+
+    def _at_once(self, tables: Sequence[Table], size: int) -> list[Episode] | None:
+        """None where it is worth a look which of them it was."""
+        if not self.alone:
+            return None
+        began = time.perf_counter()
+        try:
+            episodes = play(tables, size=size, seconds=self.subject.patience_s)
+        except FAULTS:
+            return None
+        late = time.perf_counter() - began > SLOW_S * max(1, len(episodes)) / 4
+        return None if late or any(e.stop_reason == "timeout" for e in episodes) else episodes
+
+    def _one(self, table: Table, what: str, size: int) -> list[Episode]:
+        where = f"{named(table.task)}, {what}"
+        began = time.perf_counter()
+        try:
+            episodes = play([table], size=size, seconds=self.subject.patience_s)
+        except TookTooLong as error:
+            self.report.find("L3.hangs", f"{where}: {told(error)}")
+            return []
+        except EnvError as error:
+            rule = "L3.finite" if "gave the reward" in str(error) else "L3.crash"
+            self.report.find(rule, f"{where}: {error}")
+            return []
+        except FAULTS as error:
+            self.report.find("L3.crash", f"{where}: {told(error)}")
+            return []
+        turns = sum(len(episode.turns) for episode in episodes)
+        self.slowest = max(self.slowest, ((time.perf_counter() - began) / max(turns, 1), where))
+        return episodes
+
+    def _look(self, task: Task, episode: Episode, what: str) -> None:
+        low, high = self.subject.config.reward_range
+        if episode.stop_reason == "timeout":
+            waits = f"a step waited for more than {self.subject.patience_s:g} s"
+            self.report.find("L3.hangs", f"{named(task)}, {what}: {waits}")
+        elif episode.reward is not None and not low - 1e-9 <= episode.reward <= high + 1e-9:
+            outside = f"{what} got {episode.reward:g}, reward_range = ({low:g}, {high:g})"
+            self.report.find("L3.range", f"{named(task)}, {outside}")
+
+
+def check_rewards(subject: Subject, report: Report) -> None:
+    """Looks at L3, of an environment that keeps L1."""
+    audit = _Audit(subject, report)
+    right, answers = _oracle(audit)
+    if not audit.alone:
+        report.unchecked["L3.constant"] = "with several seats one wins whatever is said"
+    _junk(audit)
+    _constants(audit, answers)
+    _groups(audit, right, answers)
+    if audit.slowest[0] > SLOW_S:
+        report.find("L3.slow", f"{audit.slowest[1]}: {audit.slowest[0]:.1f} s for a step")
+
+
+def _oracle(audit: _Audit) -> tuple[Played, list[str]]:
+    """Plays what ought to win: the episodes, and the texts of those replies."""
+    answers: dict[int, str] = {}
+    for i, task in enumerate(audit.subject.audited):
+        policy = oracle(task) if audit.alone else None
+        said = policy(openings([task])[0], ()) if policy else ""
+        if said:
+            answers[i] = said if isinstance(said, str) else text_of(said)
+    played = audit.play(lambda i, task: oracle(task) if i in answers else None, "the reference answer")
+    for task, (episode,) in played:
+        said = short(episode.turns[0].message.get("content", ""), 60)
+        if not audit.wins(episode):
+            got = f"got {_worth(episode)}; the best reward is {audit.best:g}"
+            audit.report.find("L3.oracle", f"{named(task)}: the reference answer {said!r} {got}")
+        elif episode.correct is False:
+            audit.report.find("L3.verdict", f"{named(task)}: the best reward, and the verdict is wrong")
+    if not answers:
+        unknown = "no task says what ought to win: Question(answer=...), or oracle(messages) of a task"
+        several = "with several seats nobody is sure to win"
+        audit.report.unchecked["L3.oracle"] = unknown if audit.alone else several
+    return played, list(answers.values())
+
+
+def _worth(episode: Episode) -> str:
+    return "no verdict" if episode.reward is None else f"{episode.reward:g}"
+
+
+def _junk(audit: _Audit) -> None:
+    kinds: list[tuple[str, str, list[Policy]]] = [
+        ("L3.empty", "an empty reply", [always("")]),
+        ("L3.garbage", "garbage", [always(text) for text in GARBAGE]),
+        ("L3.garbage", "100,000 characters", [always(ENORMOUS)]),
+        ("L3.echo", "the prompt itself", [echo]),
+        ("L3.garbage", "a call of a tool that isn't", [always(message) for message in _bad_calls()]),
+    ]
+    for rule, what, policies in kinds:
+        played = audit.play(lambda i, task, all=policies: all[i % len(all)], what)
+        won = [(task, episode) for task, (episode, *_) in played if audit.wins(episode)]
+        if audit.alone and len(won) > LENIENCE * len(played):
+            task, episode = won[0]
+            reply = short(episode.turns[-1].message.get("content", ""), 40)
+            share = f"on {len(won)} of {len(played)} tasks"
+            audit.report.find(rule, f"{named(task)}: {what} ({reply!r}) wins {share}")
+
+
+def _bad_calls() -> list[Message]:
+    call = {"id": "1", "type": "function", "function": {"name": "__class__", "arguments": '{"a": NaN'}}
+    unread = {"text": "<tool_call>{", "reason": "no JSON"}
+    return [
+        {"role": "assistant", "content": "", "tool_calls": [call]},
+        {"role": "assistant", "content": "", "unparsed_tool_calls": [unread]},
+    ]
+
+
+def _constants(audit: _Audit, answers: Sequence[str]) -> None:
+    """One reply to every task: a yes, a number, the answers to other tasks."""
+    common = [answer for answer, _ in Counter(answers).most_common(6)]
+    best, limit = (-1.0, ""), time.monotonic() + BUDGET_S
+    for text in dict.fromkeys([*common, *CONSTANTS]):
+        if time.monotonic() > limit:
+            break
+        played = audit.play(lambda i, task, text=text: always(text), f"the constant {short(text, 30)!r}")
+        share = sum(audit.wins(episode) for _, (episode, *_) in played) / max(1, len(played))
+        best = max(best, (share, text))
+    tasks = audit.subject.audited
+    audit.report.facts["reward/best_constant"] = [best[1], round(best[0], 3)]
+    if audit.alone and len(tasks) > 1 and best[0] >= CONSTANT_SHARE:
+        share = f"{best[0]:.0%} of {len(tasks)} tasks"
+        told_of = f"{short(best[1], 40)!r}, whatever is asked, gets the best reward on {share}"
+        audit.report.find("L3.constant", told_of)
+
+
+def _groups(audit: _Audit, right: Played, answers: Sequence[str]) -> None:
+    """Groups of random replies, and with the reference answer where there is one."""
+    policy = anything([*dict.fromkeys(answers), *CONSTANTS])
+    played = audit.play(lambda i, task: policy, "random replies", GROUP)
+    if not played:
+        return
+    with_right = {id(task): episodes for task, episodes in right}
+    fuller = [(task, [*episodes, *with_right.get(id(task), ())]) for task, episodes in played]
+    rewards = [episode.reward for _, episodes in played for episode in episodes]
+    given = [reward for reward in rewards if reward is not None]
+    undecided, report = len(rewards) - len(given), audit.report
+    report.facts["reward/random"] = round(sum(given) / len(given), 4) if given else None
+    report.facts["reward/no_verdict"] = round(undecided / len(rewards), 4)
+    report.facts["groups/vary"] = round(sum(_varies(episodes) for _, episodes in played) / len(played), 4)
+    for task, episodes in fuller:
+        _orders(audit, task, episodes)
+    if undecided > len(rewards) / 2:
+        report.find("L3.no-verdict", f"{undecided} of {len(rewards)} random replies got no verdict")
+    elif not any(_varies(episodes) for _, episodes in fuller):
+        worth = f"always {given[0]:g}" if len(set(given)) == 1 else "one reward within each"
+        if right:
+            among = f"all {len(played)} groups of {GROUP} random replies and the reference answer"
+            report.find("L3.variance", f"{among}: {worth}")
+        else:
+            report.unchecked["L3.variance"] = f"random replies: {worth}, and no reference answer is known"
+
+
+def _varies(episodes: Sequence[Episode]) -> bool:
+    """Seat by seat, as baselines are."""
+    by_seat: dict[int, set[float]] = {}
+    for episode in episodes:
+        if episode.reward is not None:
+            by_seat.setdefault(episode.seat, set()).add(episode.reward)
+    return any(len(rewards) > 1 for rewards in by_seat.values())
+
+
+def _orders(audit: _Audit, task: Task, episodes: Sequence[Episode]) -> None:
+    right = [e.reward for e in episodes if e.correct is True and e.reward is not None]
+    wrong = [e.reward for e in episodes if e.correct is False and e.reward is not None]
+    if right and wrong and min(right) < max(wrong):
+        told_of = f"a right reply got {min(right):g}, a wrong one {max(wrong):g}"
+        audit.report.find("L3.verdict", f"{named(task)}: {told_of}")
