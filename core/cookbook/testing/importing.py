@@ -118,9 +118,12 @@ def _load(namespace: str, patience_s: float) -> tuple[Any, dict[str, Any]]:
     return registry, facts
 
 
-def _note(event: str, args: tuple[Any, ...], connections: list[str]) -> None:
+def _note(event: str, args: Any, connections: list[str]) -> None:
     if event in _CONNECTS:
-        connections.append(f"{event.removeprefix('socket.')} {args[-1] if len(args) < 3 else args[0]}")
+        import socket  # what connects has it already
+
+        where = args[1] if isinstance(args[0], socket.socket) else args[0]
+        connections.append(f"{event.removeprefix('socket.')} {where}")
 
 
 def _target_fault(registry: Any, kind: str, id: str, patience_s: float) -> str:

@@ -158,6 +158,83 @@ RULES: dict[str, Rule] = {
         "send only the new observation; the loop keeps the conversation",
         warns=True,
     ),
+    # graders
+    "L1.grader-builds": Rule("a grader builds with its defaults", "give each option a default"),
+    "L1.grader-type": Rule("grade() gives a cookbook.Grade", "return Grade(True), Grade(False), ..."),
+    "L3.grader-raises": Rule(
+        "no reply makes a grader raise", 'what can\'t be read is wrong, or Grade("undecided")'
+    ),
+    "L3.grader-hangs": Rule(
+        "a grade is over within 10 s", "bound the length of what is read, and every search"
+    ),
+    "L3.grader-slow": Rule(
+        "a grade takes less than a second",
+        "bound the length of what is read; do what is slow in another process",
+        warns=True,
+    ),
+    "L3.grader-nan": Rule("a reward is a finite number, or None", "give what has no verdict no reward"),
+    "L3.grader-junk": Rule(
+        "nothing, garbage and the prompt's own words are never right",
+        "look for the answer itself, not for a word in the reply",
+    ),
+    "L3.grader-verdict": Rule("the verdict is what the author's cases say", "mend the grader, or the case"),
+    # renderers
+    "L1.renderer-builds": Rule(
+        "a renderer is made of a tokenizer, and renders a conversation", "mend what the example raises"
+    ),
+    "L1.renderer-parse": Rule(
+        "parse_response raises on no tokens, and gives an assistant's message with a text",
+        "what can't be read is content, and `Parsed.problem` says what is wrong",
+    ),
+    "L1.renderer-prompt": Rule(
+        "the tokens before a trained reply are the prompt it is sampled after",
+        "write history and the last reply's header alike in prompts and in examples",
+    ),
+    "L1.renderer-weights": Rule(
+        "one weight a token: 1 on a trained reply, 0 on all else, and 0 all over a prompt",
+        "begin(i, reply=True) before each reply, header() for what a prompt gives",
+    ),
+    "L1.renderer-stop": Rule(
+        "a trained reply ends with a stop of weight 1",
+        "write the stop after a reply with stop(), and give it in get_stop_sequences()",
+    ),
+    "L1.renderer-control": Rule(
+        "what somebody says never becomes a control token",
+        "write others' words with text(), not with header()",
+    ),
+    "L1.renderer-bridge": Rule(
+        "tokens so far + bridge = the prompt of the whole, or there is no bridge",
+        "give None where the format edits what came before",
+    ),
+    "L1.renderer-round-trip": Rule(
+        "a reply is read as it was said", "read what _write writes; declare an exception where a format can't"
+    ),
+    # datasets
+    "L1.dataset-builds": Rule("a dataset builds with its defaults", "give each option a default"),
+    "L1.dataset-rows": Rule(
+        "rows(split) gives conversations, or comparisons, of both splits; of train at least one",
+        'a conversation is a list of {"role": ..., "content": ...}',
+    ),
+    "L1.dataset-learns": Rule(
+        "each conversation has a reply to learn", "leave those without an assistant message out"
+    ),
+    "L1.dataset-json": Rule(
+        "the config survives JSON", "options are numbers, texts, booleans and tuples of them, or configs"
+    ),
+    "L2.dataset-same": Rule("the same config gives the same rows", "shuffle by a seed, never by the clock"),
+    "L2.dataset-split": Rule(
+        "no row is in both splits", "split by what is in a row, or by its place, whatever the seed"
+    ),
+    # recipes
+    "L1.recipe-builds": Rule("a recipe gives a chz.Blueprint", "return preset(RLConfig, name=..., ...)"),
+    "L1.recipe-settles": Rule(
+        "its ids exist and its values build a config",
+        "mend the value; model=, env= and data= may be left to the user",
+    ),
+    "L1.recipe-local": Rule(
+        "with --local its values build a config", "local={...} names options of the config, {'env.digits': 1}"
+    ),
+    "L1.recipe-json": Rule("its values survive JSON", "write numbers, texts, booleans and tuples of them"),
 }
 
 
