@@ -35,8 +35,6 @@ PARTS = """
             return []
 
     class Plain(EnvConfig):
-        letters: int = 3
-
         def tasks(self, split):
             return []
 
@@ -172,7 +170,7 @@ FAULTS = {  # a name: what is wrong, the rule, and what its example says
     "a target that hangs": ({"parts": PARTS + "\n    import time; time.sleep(99)", "patience_s": 4},
                             "L0.target", "not over after 4 s"),
     "an env that is none": ({"env": "command"}, "L0.target", "command is no @chz.chz class derived"),
-    "an env without chz": ({"env": "Plain"}, "L0.target", "no @chz.chz above it, so letters is no"),
+    "an env without chz": ({"env": "Plain"}, "L0.target", "Plain has no @chz.chz above it"),
     "a grader that is an env": ({"target": "Caps"}, "L0.target", "derived from GraderConfig"),
     "a recipe that is none": ({"kind": "recipe", "target": "no_recipe"}, "L0.target", "gave dict, not a chz"),
     "a recipe with arguments": ({"kind": "recipe", "target": "two"}, "L0.target", "called as two()"),

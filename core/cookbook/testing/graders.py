@@ -112,8 +112,9 @@ class _Judge:
         said = prompt if isinstance(prompt, str) else str(prompt[-1].get("content"))
         for name, reply in {**NEVER_RIGHT, "the prompt": said, **ANYTHING}.items():
             grade = self.grade(prompt, reply, reference, f"{name}, reference {_short(reference)}")
-            right = grade is not None and grade.verdict == "right"
-            if right and name not in ANYTHING and reply.strip() != str(reference).strip():
+            if grade is None or grade.verdict != "right" or name in ANYTHING:
+                continue
+            if reply.strip() != str(reference).strip():
                 self.report.find("L3.grader-junk", f"{name}, {_short(reply)}, is right; {grade.detail}")
 
     def grade(self, prompt: Any, reply: str, reference: Any, what: str) -> Grade | None:

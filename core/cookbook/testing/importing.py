@@ -149,8 +149,7 @@ def _not_of_its_kind(kind: str, target: Any) -> str:
         derived = isinstance(cls, type) and issubclass(cls, base) and chz.is_chz(cls)
         if not derived:
             return f"{name} is no @chz.chz class derived from {base.__name__}"
-        own = [] if "__chz_fields__" in vars(cls) else [*vars(cls).get("__annotations__", {})]
-        return f"{name} has no @chz.chz above it, so {', '.join(own)} is no option" if own else ""
+        return "" if "__chz_fields__" in vars(cls) else f"{name} has no @chz.chz above it"
     if not callable(target):
         return f"{name} can't be called"
     argument = {"renderer": "tokenizer", "command": "argv"}.get(kind)

@@ -170,14 +170,17 @@ class _Check:
 
     def conversations(self) -> Iterator[list[Message]]:
         """Each ends with a reply, and is written as this format's own models would say it."""
-        thought = {"reasoning_content": "Let me think."} if "no reasoning" in self.renderer.exceptions else {}
+        thinks = "no reasoning" in self.renderer.exceptions
         tokenizer = self.renderer.tokenizer
         for said in _SAID:
             if tokenizer.decode(tokenizer.encode(said)) != said:
                 continue  # not every vocabulary has every byte
             user, reply = Message(role="user", content=said), Message(role="assistant", content=said)
-            yield [user, {**reply, **thought}]
-            yield [user, reply, user, {**reply, **thought}]
+            last = Message(role="assistant", content=said)
+            if thinks:
+                last["reasoning_content"] = "Let me think."
+            yield [user, last]
+            yield [user, reply, user, last]
 
     def trained(self, messages: Sequence[Message]) -> Rendered:
         return self.renderer.build_supervised_example(messages, train_on_what="last_assistant_message")

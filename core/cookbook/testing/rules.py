@@ -212,7 +212,7 @@ RULES: dict[str, Rule] = {
     # datasets
     "L1.dataset-builds": Rule("a dataset builds with its defaults", "give each option a default"),
     "L1.dataset-rows": Rule(
-        "rows(split) gives conversations, or comparisons, of both splits; of train at least one",
+        "rows(split) gives conversations: of train at least one, of test some or none",
         'a conversation is a list of {"role": ..., "content": ...}',
     ),
     "L1.dataset-learns": Rule(
