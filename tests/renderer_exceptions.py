@@ -39,6 +39,7 @@ APPLIES = {
         for _, value in values(reply)
         for tag in ("</parameter>", "<function=f>", "<tool_call>")
     ),
+    "tags in text": lambda renderer, reply, before: "<tool_call>" in reply["content"],
     "undeclared types": lambda renderer, reply, before: any(
         (key == "any" and isinstance(value, str)) or (key == "note" and value in ("null", "None"))
         for key, value in values(reply)

@@ -57,7 +57,7 @@ TOKENIZERS = {  # by the longest prefix; "*": in the repository
     "kimi_k26": "kimi_k2_5",
     "nemotron3": "nemotron3",
 }
-WITHOUT_TOOLS = ("role_colon", "chatml", "smollm2", "llama3", "hf@smollm2")
+WITHOUT_TOOLS = ("role_colon", "llama3", "hf@smollm2")
 TRAIN = get_args(TrainOnWhat)  # the first five nest
 
 
@@ -94,7 +94,7 @@ def renderer(request, tokenizers):
         other += "*"
     name = other or TOKENIZERS[max([p for p in TOKENIZERS if id.startswith(p)], key=len)]
     made = get_renderer(id, tokenizers(name), **options)
-    made.has_tools = not request.param.startswith(WITHOUT_TOOLS)
+    made.has_tools = request.param != "chatml" and not request.param.startswith(WITHOUT_TOOLS)
     return made
 
 
@@ -163,7 +163,11 @@ def test_a_trained_reply_stands_after_the_prompt_to_it_and_ends_with_a_stop(rend
 @holds
 def test_a_reply_is_parsed_as_it_was_said_and_renders_to_the_same_tokens(renderer, data):
     messages, tools = drawn(renderer, data)
-    assume(not excepted(renderer, messages, "several calls", "tags in arguments", "undeclared types"))
+    assume(
+        not excepted(
+            renderer, messages, "several calls", "tags in arguments", "tags in text", "undeclared types"
+        )
+    )
     prompt, reply = said(renderer, messages, tools)
     parsed = renderer.parse_response(reply, prompt_ids=prompt, tools=tools)
     assert parsed.termination == "clean", parsed

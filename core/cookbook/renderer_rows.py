@@ -14,6 +14,8 @@ def register_renderers(register: Register) -> None:
     smol = "You are a helpful AI assistant named SmolLM, trained by Hugging Face"
     register("role_colon", "cookbook.rendering.role_colon:RoleColon", "Plain text: User: ..., Assistant: ...")
     register("chatml", chatml, "ChatML with no system message of its own")
+    with_tools = {"tools": True}
+    register("chatml_tools", chatml, "ChatML, tools as Hermes and Qwen3 declare them", options=with_tools)
     register("hf", "cookbook.rendering.hf:HF", "Any model, through its own chat template")
     register("llama3", "cookbook.rendering.llama3:Llama3", "Llama 3 Instruct")
     qwen3 = "cookbook.rendering.qwen3:Qwen3"
@@ -36,7 +38,8 @@ def register_renderers(register: Register) -> None:
     deepseek = "cookbook.rendering.deepseek_v3:DeepSeekV3"
     register("deepseekv3", deepseek, "DeepSeek V3.1, not reasoning")
     register("deepseekv3_thinking", deepseek, "DeepSeek V3.1, reasoning", options={"thinking": True})
-    register("smollm2", chatml, "SmolLM2 Instruct, as its template", options={"default_system": smol})
+    smollm2 = {"default_system": smol, **with_tools}
+    register("smollm2", chatml, "SmolLM2 Instruct, as its template; tools as chatml_tools", options=smollm2)
 
 
 def _qwen3_5(register: Register) -> None:

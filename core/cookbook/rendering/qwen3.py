@@ -12,15 +12,7 @@ from .images import Image, qwen_image_tokens
 from .messages import Plain, inline_thinking, last_query, only_text
 from .reading import Tagged, Tags, after_last, write_broken
 from .tokenizers import Tokenizer
-from .tools import Call, Unparsed, json_calls, openai_tool, to_json
-
-_TOOLS = (
-    "# Tools\n\nYou may call one or more functions to assist with the user query.\n\n"
-    "You are provided with function signatures within <tools></tools> XML tags:\n<tools>",
-    "\n</tools>\n\nFor each function call, return a json object with function name and arguments within "
-    '<tool_call></tool_call> XML tags:\n<tool_call>\n{"name": <function-name>, "arguments": '
-    "<args-json-object>}\n</tool_call>",
-)
+from .tools import Call, Unparsed, json_calls
 
 
 class Qwen3(Tagged):
@@ -88,11 +80,7 @@ class Qwen3(Tagged):
         if has_system:
             self._write_parts(out, messages[0])
             out.own("\n\n")
-        out.own(_TOOLS[0])
-        for tool in tools or ():
-            out.own("\n")
-            out.text(to_json(openai_tool(tool)))
-        out.own(_TOOLS[1])
+        json_calls.declare(out, tools or ())
         out.stop("<|im_end|>")
         return int(has_system)
 
