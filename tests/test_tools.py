@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import itertools
 import json
 import pickle
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
+import numpy as np
 import pytest
+import tinker
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import Field
 from typing_extensions import TypedDict
 
-from cookbook import Question, tools
-from cookbook.errors import EnvError
+from cookbook import Grade, Question, tools
+from cookbook.backends.base import Sampler
+from cookbook.data import sequences
+from cookbook.errors import EnvError, RendererError
+from cookbook.rendering import get_renderer
+from cookbook.rollout import Limits, Player
 
 
 @dataclass
@@ -317,3 +324,101 @@ def test_a_result_is_a_text_as_it_is_or_json_and_is_bounded():
 def test_a_question_with_tools_pickles():
     question = Question("?", 3, "core/exact", tools=(add,))
     assert pickle.loads(pickle.dumps(question)) == question
+
+
+class Scripted:
+    """A sampling client whose replies are given, texts with their stop or None, after which it is cut off."""
+
+    def __init__(self, renderer, *replies):
+        self.renderer, self.replies, self.prompts = renderer, list(replies), []
+
+    async def sample(self, prompt, num_samples, sampling_params):
+        self.prompts.append(prompt.to_ints())
+        ids = [id for part in self.renderer.tokenizer.split(self.replies.pop(0)) for id in tokens(self, part)]
+        sequence = tinker.SampledSequence(
+            stop_reason="stop" if ids[-1] in self.renderer.get_stop_sequences() else "length",
+            sequence_id="x",
+            tokens_np=np.array(ids, dtype=np.int32),
+            logprobs_np=np.full(len(ids), -0.5, dtype=np.float32),
+        )
+        return tinker.SampleResponse(sequences=[sequence])
+
+
+def tokens(client, part):
+    return [part] if isinstance(part, int) else client.renderer.tokenizer.encode(part)
+
+
+class Is:
+    def grade(self, prompt, reply, reference):
+        return Grade(reply["content"] == reference)
+
+
+def called(*calls):
+    return "\n".join(f"<tool_call>\n{call}\n</tool_call>" for call in calls) + "<|im_end|>"
+
+
+GOOD = '{"name": "add", "arguments": {"a": 1, "b": 2}}'
+BAD = '{"name": "add", "arguments": {"a": 1, "b": "2"}}'
+
+
+@pytest.mark.parametrize("id", ["qwen3_instruct", "smollm2", "chatml_tools"])
+def test_an_episode_with_tools_goes_on_verbatim_and_trains_exactly_what_was_sampled(
+    id, kept_renderer, kept_tokenizer
+):
+    renderer = get_renderer(id, kept_tokenizer("qwen3" if id.startswith("qwen3") else "smollm2"))
+    client = Scripted(renderer, called(GOOD, BAD), called("{not JSON"), "3<|im_end|>")
+    question = Question("1 + 2?", "3", Is(), tools=(add,))
+    (episode,) = asyncio.run(Player(renderer, 200, Limits()).group(question, 1, Sampler(client, 0), (0,)))
+    said = [m["content"] for m in episode.messages if m["role"] == "tool"]
+    assert said[0] == "3" and said[1] == "error: add: b: Input should be a valid integer"
+    assert said[2].startswith("error: this is no call that can be read: no JSON") and len(said) == 3
+    assert (episode.reward, episode.correct, episode.stop_reason) == (1.0, True, "done")
+    assert episode.metrics == {"tool_calls": 3, "failed_tool_calls": 2}
+    prompt = renderer.tokenizer.decode(client.prompts[0])
+    assert json.dumps(tools.describe(add), ensure_ascii=False) in prompt
+    for before, after in itertools.pairwise(episode.turns):
+        so_far = [*before.prompt_T, *before.tokens_T]
+        assert list(after.prompt_T[: len(so_far)]) == so_far
+    (sequence,) = sequences(episode.turns)
+    sampled = [id for turn in episode.turns for id in turn.tokens_T]
+    assert sequence.tokens_T[sequence.action_T].tolist() == sampled
+
+
+def test_an_episode_that_a_limit_ends_before_an_answer_has_no_reward_and_is_wrong(kept_renderer):
+    renderer = kept_renderer("smollm2")
+    client = Scripted(renderer, *[called(GOOD)] * 3)
+    player = Player(renderer, 200, Limits(max_turns=3))
+    question = Question("1 + 2?", "3", Is(), tools=(add,))
+    (episode,) = asyncio.run(player.group(question, 1, Sampler(client, 0), (0,)))
+    assert (episode.reward, episode.correct, episode.stop_reason) == (0.0, False, "max_turns")
+    assert episode.metrics == {"tool_calls": 3, "failed_tool_calls": 0}
+
+
+def test_a_call_that_was_cut_off_is_told_so_and_the_episode_goes_on(kept_renderer):
+    renderer = kept_renderer("smollm2")
+    client = Scripted(renderer, "well\n<tool_call>\n" + GOOD, "3<|im_end|>")
+    question = Question("1 + 2?", "3", Is(), tools=(add,))
+    (episode,) = asyncio.run(Player(renderer, 200, Limits()).group(question, 1, Sampler(client, 0), (0,)))
+    assert episode.messages[1]["content"] == "well" and episode.reward == 1.0
+    assert episode.messages[2]["content"] == "error: this is no call that can be read: the call isn't closed"
+
+
+def test_without_tools_what_looks_like_a_call_is_text(kept_renderer):
+    renderer = kept_renderer("smollm2")
+    (episode,) = asyncio.run(
+        Player(renderer, 200, Limits()).group(
+            Question("?", "3", Is()), 1, Sampler(Scripted(renderer, called(GOOD)), 0), (0,)
+        )
+    )
+    assert episode.messages[-1] == {"role": "assistant", "content": called(GOOD).removesuffix("<|im_end|>")}
+    assert episode.metrics == {} and episode.reward == 0.0
+
+
+@pytest.mark.parametrize("id", ["smollm2", "chatml_tools"])
+def test_smollm2_with_tools_but_none_declared_renders_as_chatml_always_did(id, kept_tokenizer):
+    renderer = get_renderer(id, kept_tokenizer("smollm2"))
+    plain = get_renderer(id, kept_tokenizer("smollm2"), tools=False)
+    talk = [{"role": "user", "content": "1 + 2?"}, {"role": "tool", "content": "3"}]
+    assert renderer.build_generation_prompt(talk) == plain.build_generation_prompt(talk)
+    with pytest.raises(RendererError, match="renderer=core/chatml_tools has one"):
+        plain.build_generation_prompt(talk, tools=[tools.describe(add)])
