@@ -23,7 +23,7 @@ demo: install
 	$(BIN)/cookbook local setup
 	$(BIN)/cookbook run math/arithmetic
 
-# The same with three seeds, and the table that stands in docs/01-first-run.md.
+# The same with three seeds, and the table that stands in docs/02-first-run.md.
 demo-seeds: install
 	$(BIN)/cookbook local setup
 	$(BIN)/python bench/demo_seeds.py

@@ -1,5 +1,5 @@
 """The demo with three seeds: reward of the first and the last 5 steps, greedy accuracy before and after,
-seconds. Prints the table that stands in docs/01-first-run.md.
+seconds. Prints the table that stands in docs/02-first-run.md.
 """
 
 from __future__ import annotations

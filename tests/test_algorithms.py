@@ -1,4 +1,4 @@
-"""Each row of docs/03-algorithms.md does what it says, each loss learns, and a lag costs no reward."""
+"""Each row of docs/13-algorithms.md does what it says, each loss learns, and a lag costs no reward."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from cookbook.testing.tabular import Answer, Table, TableClient, TableSampler
 from cookbook_plugin_local.backend import TorchBackend
 from cookbook_plugin_local.losses import LOSSES
 
-PAGE = (Path(__file__).parents[1] / "docs" / "03-algorithms.md").read_text()
+PAGE = (Path(__file__).parents[1] / "docs" / "13-algorithms.md").read_text()
 ALGORITHMS = {
     name: (options.split(), wire.split())
     for name, options, wire in re.findall(r"^\| ([^|]+?) \| `([^`]+=[^`]+)` \| `([^`]+)` \|$", PAGE, re.M)

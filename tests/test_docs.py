@@ -50,7 +50,7 @@ def test_every_link_leads_somewhere():
 
 
 def test_every_module_of_core_stands_on_the_map():
-    page = (ROOT / "docs" / "02-where-everything-lies.md").read_text()
+    page = (ROOT / "docs" / "12-where-everything-lies.md").read_text()
     for path in (ROOT / "core" / "cookbook").glob("*"):
         if path.name not in ("__pycache__", "__init__.py", "py.typed"):
             assert f"`{path.name}{'/' if path.is_dir() else ''}`" in page, path.name

@@ -3,7 +3,7 @@
 What differs from textbook GRPO by default: the advantage is r - mean(r) of the group, with no division by
 its std and none by a reply's length (Dr. GRPO); LoRA instead of all weights; no KL term; a group whose
 rewards are all equal gives no gradient. Batch b is sampled from the weights of version
-max(0, b - max_lag), whatever is fast or slow, so a seed gives one run. docs/03-algorithms.md has the
+max(0, b - max_lag), whatever is fast or slow, so a seed gives one run. docs/13-algorithms.md has the
 options that make GRPO, Dr. GRPO, DAPO, RLOO, GSPO and CISPO of it.
 """
 
@@ -64,7 +64,7 @@ class RLConfig(TrainConfig):
     dro_beta: float = chz.field(default=0.05, doc="weight of dro's squared log-ratio, which it halves")
     advantage: str = chz.field(default="mean", doc=f"{', '.join(ADVANTAGES)}, or pkg.mod:fn of a group")
     loss_norm: Literal["sum", "constant", "token_mean", "episode_mean"] = chz.field(
-        default="sum", doc="what the loss over tokens is divided by: nothing, or as docs/03 says"
+        default="sum", doc="what the loss over tokens is divided by: nothing, or as docs/13 says"
     )
     constant_groups: Literal["drop", "keep", "resample"] = chz.field(
         default="drop", doc="groups that teach nothing: not sent, sent, or others played in their place"
