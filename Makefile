@@ -5,7 +5,7 @@ DISTS := . plugins/math plugins/chat plugins/reasoning plugins/local
 SHELL := /bin/bash
 
 .PHONY: install demo demo-seeds test test-embedded test-interop test-reasoning test-wheels check bench \
-	bench-lag bench-local bench-memory bench-soak wheels
+	bench-lag bench-local bench-memory bench-soak docs wheels
 
 install: .venv/.installed
 
@@ -58,6 +58,12 @@ test-interop: install .interop/.installed
 # The dists as a user gets them, in a new environment.
 test-wheels: install wheels
 	$(BIN)/python -m pytest -m wheels
+
+# The outputs of the commands in docs/ as they are now, and the catalogue.
+docs: install
+	$(BIN)/cookbook local setup
+	$(BIN)/python tests/consoles.py --embedded
+	$(BIN)/cookbook list --markdown > docs/catalogue.md
 
 check: install
 	$(BIN)/ruff check .

@@ -59,7 +59,9 @@ def test_every_module_of_core_stands_on_the_map():
 def test_every_make_target_that_a_page_names_exists():
     targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     for page in PAGES:
-        assert set(re.findall(r"`?make ([\w-]+)`?", page.read_text())) - {"it"} <= targets | {"s"}, page.name
+        assert set(re.findall(r"(?:`|^ +)make ([\w-]+)", page.read_text(), re.MULTILINE)) <= targets, (
+            page.name
+        )
 
 
 def test_every_hook_says_in_its_docstring_what_it_is_for():

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 USAGE = """\
 usage: cookbook COMMAND ...
 
-  list [KIND] [--json]     what is registered, and who provides it
+  list [KIND] [--json]     what is registered, and who provides it; --markdown with all options
   show ID                  options, their types and defaults, and where the code is
   run ID [KEY=VALUE ...]   run a recipe
       --local              on this machine, without a key
@@ -114,12 +114,17 @@ def _split(
 
 
 def _list(argv: list[str]) -> int:
-    words, flags = _split(argv, ["--json"])
+    words, flags = _split(argv, ["--json", "--markdown"])
     if len(words) > 1:
         raise ConfigError(f"`cookbook list` takes one kind, not {' '.join(words)}")
     rows = registry.default().rows(*words)
     if "--json" in flags:
         print(json.dumps([row.as_json() for row in rows], indent=1))
+        return 0
+    if "--markdown" in flags:
+        from . import catalogue_command
+
+        print(catalogue_command.page(rows))
         return 0
     table = [
         (
