@@ -32,7 +32,7 @@ FLOORS = {
     ),
     "rendering": 1,
     "backends": 2,
-    **dict.fromkeys(("rollout", "schedule", "data", "advantages", "metrics"), 3),
+    **dict.fromkeys(("rollout", "schedule", "data", "advantages", "metrics", "scores"), 3),
     **dict.fromkeys(
         (
             "rl",
@@ -45,6 +45,11 @@ FLOORS = {
             "provenance",
             "interrupt",
             "render_command",
+            "options",
+            "launch",
+            "comparison",
+            "evaluation_console",
+            "eval_command",
         ),
         4,
     ),

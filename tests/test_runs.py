@@ -385,7 +385,7 @@ def test_a_run_that_is_done_or_runs_elsewhere_is_not_reopened():
     again = Run.reopen(run.folder)
     again.begin()
     again.end("done")
-    with pytest.raises(ConfigError, match="x is done; `cookbook run --from x load=x` trains its weights"):
+    with pytest.raises(ConfigError, match="x is done; `cookbook run --from x` runs it again"):  # no weights
         Run.reopen(run.folder)
     (run.folder / "record.json").write_text("{half")
     with pytest.raises(ConfigError, match=r"record\.json can't be read"):

@@ -11,6 +11,7 @@ __all__ = ["register_backends", "register_recipes", "register_renderers", "rende
 @hookimpl
 def register_recipes(register: Register) -> None:
     register("rl", "cookbook.rl:recipe", "Reinforcement learning on any environment: env=ID model=NAME")
+    register("eval", "cookbook.evaluate:recipe", "Plays held-out tasks and trains nothing: env=ID model=NAME")
     register("sl", "cookbook.sl:recipe", "Supervised learning on any dataset: data=ID model=NAME")
 
 

@@ -1,11 +1,10 @@
-"""The command line: `cookbook list | show | run | resume | runs | plugins`, and plugins' own commands.
+"""The command line: `cookbook list | show | run | resume | eval | runs | plugins`, and plugins' own commands.
 
 What a user can get wrong ends in one line on standard error and exit code 2.
 """
 
 from __future__ import annotations
 
-import contextlib
 import io
 import json
 import os
@@ -16,11 +15,12 @@ from typing import TYPE_CHECKING, Any
 
 from . import __version__, hints, registry
 from .errors import ConfigError, CookbookError, PluginError
+from . import __version__, registry
+from .errors import ConfigError, CookbookError
 
 if TYPE_CHECKING:
     from .configs import Settled
     from .registry import Row
-    from .runs import Run
 
 USAGE = """\
 usage: cookbook COMMAND ...
@@ -34,6 +34,7 @@ usage: cookbook COMMAND ...
       --name NAME          the run's folder (else made from recipe and time)
   run --from RUN [K=V ...] a new run with the options of another
   resume RUN               go on with a run that was killed, interrupted or failed
+  eval ENV [KEY=VALUE ...] play held-out tasks, before training or after: `cookbook eval --help`
   runs                     the runs so far; a RUN is a name, the beginning of one, or `last`
   check NAMESPACE | ID     hold a plugin to the rules of its kind; `cookbook check --help`
   render FILE.jsonl ...    conversations as tokens, with what is trained; `cookbook render --help`
@@ -177,7 +178,7 @@ def _description(row: Row) -> str:
 
     import chz
 
-    from . import configs
+    from . import configs, launch
 
     target = row.load()
     lines = [f"{row.kind} {row.id}: {row.summary}", f"  from {row.dist} {row.version}"]
@@ -188,7 +189,7 @@ def _description(row: Row) -> str:
     if row.options:
         lines.append("  options of this row " + json.dumps(row.options))
     if row.kind == "recipe":
-        blueprint = _blueprint(row)
+        blueprint = launch.blueprint_of(row)
         lines += [
             f"  {k}={v}" for _, values in configs.layers_of(blueprint) for k, v in sorted(values.items())
         ]
@@ -208,25 +209,6 @@ def _choices(option: str, notes: Mapping[str, str]) -> str:
     return "\n".join([textwrap.fill(f"{option}: {', '.join(notes)}", 110, subsequent_indent="  "), *noted])
 
 
-def _blueprint(row: Row) -> Any:
-    import chz
-
-    make = row.load()
-    try:
-        blueprint = make()
-    except CookbookError:
-        raise
-    except Exception as e:  # somebody's code
-        raise PluginError(
-            f"recipe {row.id} of {row.dist}: {' '.join(f'{type(e).__name__}: {e}'.split())}"
-        ) from e
-    if not isinstance(blueprint, chz.Blueprint):
-        raise PluginError(
-            f"recipe {row.id} of {row.dist} gave {type(blueprint).__name__}, not a chz.Blueprint"
-        )
-    return blueprint
-
-
 def _run(argv: list[str]) -> int:
     words, flags = _split(argv, ["--local", "--dry-run", "--help", "-h"], ["--name", "--from"])
     if "--from" in flags:
@@ -234,12 +216,12 @@ def _run(argv: list[str]) -> int:
     if not words or "=" in words[0]:
         raise ConfigError("`cookbook run` needs a recipe's id first; `cookbook list recipe` shows them")
     row = registry.find("recipe", words[0])
-    from . import configs
+    from . import configs, launch
 
-    blueprint = _blueprint(row)
+    blueprint = launch.blueprint_of(row)
     layers = configs.layers_of(blueprint)
     if "--local" in flags:
-        layers.append(("local", _local_values(blueprint)))
+        layers.append(("local", launch.local_values(blueprint)))
     layers.append(configs.from_argv(words[1:]))
     return _settled(row, blueprint, layers, argv, flags)
 
@@ -258,13 +240,14 @@ def _run_from(argv: list[str], words: list[str], flags: dict[str, Any]) -> int:
 
 
 def _recorded(folder: Any) -> tuple[dict[str, Any], Row, Any]:
+    from .launch import blueprint_of
     from .runs import read_record
 
     record = read_record(folder)
     if "recipe" not in record:
         raise ConfigError(f"{folder}/record.json can't be read; start a new run with `cookbook run`")
     row = registry.find("recipe", record["recipe"])
-    return record, row, _blueprint(row)
+    return record, row, blueprint_of(row)
 
 
 def _tell_drift(row: Row, settled: Settled, record: dict[str, Any]) -> None:
@@ -289,54 +272,25 @@ def _settled(row: Row, blueprint: Any, layers: Any, argv: list[str], flags: dict
 
         print(asyncio.run(settled.config.dry_run()))
         return 0
+    from .launch import start
     from .provenance import provenance
     from .runs import Run, new_folder
 
-    return _train(
-        Run(new_folder(row.id, flags.get("--name")), provenance(row, argv, settled)), settled.config
-    )
+    start(Run(new_folder(row.id, flags.get("--name")), provenance(row, argv, settled)), settled.config)
+    return 0
 
 
 def _resume(argv: list[str]) -> int:
     words, _ = _split(argv)
     if len(words) != 1:
         raise ConfigError("`cookbook resume` takes one run and no options; `cookbook runs` shows the runs")
-    from . import configs, runs
+    from . import configs, launch, runs
 
     folder = runs.find_run(words[0])
     record, row, blueprint = _recorded(folder)
     settled = configs.settle(blueprint.target, [(f"run {folder.name}", record["config"])])
     _tell_drift(row, settled, record)
-    return _train(runs.Run.reopen(folder), settled.config)
-
-
-def _local_values(blueprint: Any) -> dict[str, Any]:
-    """What `--local` lays over a recipe: this machine, its model in its own format, the recipe's own."""
-    import chz
-
-    backend = registry.find("backend", "local/torch").load()
-    values = {"backend": "local/torch", "model": backend.default_model, "renderer": "auto"}
-    fields = chz.chz_fields(blueprint.target)
-    return {k: v for k, v in values.items() if k in fields} | getattr(blueprint, "local", {})
-
-
-def _train(run: Run, config: Any) -> int:
-    from . import interrupt
-    from .console import Console
-
-    run.trackers.append(Console(run))
-    try:
-        interrupt.run(config.run(run), run)
-        run.end("done")
-    except BaseException as e:
-        name = "KeyboardInterrupt" if isinstance(e, KeyboardInterrupt) else type(e).__name__
-        facts = {} if isinstance(e, KeyboardInterrupt) else {"error": " ".join(f"{name}: {e}".split())}
-        with contextlib.suppress(OSError):  # on a full disk the record stays as it is; the first error tells
-            run.end("interrupted" if isinstance(e, KeyboardInterrupt) else "failed", **facts)
-        if run.begun or run.resumed:
-            step = (run.checkpoint_row or {"step": 0})["step"]
-            e.add_note(f"`cookbook resume {run.folder.name}` goes on after step {step}")
-        raise
+    launch.start(runs.Run.reopen(folder), settled.config)
     return 0
 
 
@@ -360,13 +314,12 @@ _RUN_CELLS = ("correct", "reward", "nll")
 def _run_line(folder: Any) -> tuple[str, ...]:
     from . import runs
 
-    record = runs.read_record(folder)
-    rows = [row for row in runs.read_rows(folder) if set(_RUN_CELLS) & set(row)]
-    last = rows[-1] if rows else {}
+    record, rows = runs.read_record(folder), runs.read_rows(folder)
+    evaluations = [] if rows else runs.read_rows(folder, "evaluations.jsonl")  # of what trains nothing
+    found = [{k.removeprefix("eval/"): v for k, v in row.items()} for row in [*evaluations, *rows]]
+    last = next((row for row in reversed(found) if set(_RUN_CELLS) & set(row)), {})
     cells = (f"{last[name]:.3f}" if name in last else "" for name in _RUN_CELLS)
-    steps = [
-        row["step"] + 1 for row in runs.read_rows(folder)[-1:]
-    ]  # of a killed run, more than its record has
+    steps = [row["step"] + 1 for row in rows[-1:]]  # of a killed run, more than its record has
     return (folder.name, runs.status(folder), str(max([record["last_step"] or 0, *steps])), *cells)
 
 
@@ -389,11 +342,21 @@ def _check(argv: list[str]) -> int:
     return _with_help(check_command, argv)
 
 
+def _eval(argv: list[str]) -> int:
+    from . import eval_command
+
+    if {"-h", "--help"} & set(argv) and not eval_command.target(argv):
+        print(eval_command.HELP, end="")
+        return 0
+    return eval_command.main(*_split(argv, eval_command.SWITCHES, eval_command.VALUED), argv)
+
+
 COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "list": _list,
     "show": _show,
     "run": _run,
     "resume": _resume,
+    "eval": _eval,
     "runs": _runs,
     "plugins": _plugins,
     "render": _render,

@@ -24,7 +24,7 @@ _LINE = (
 _HEADLINES = ("correct", "reward", "nll")  # the first that an evaluation has is followed through the run
 
 
-class _Terminal(RichConsole):
+class Terminal(RichConsole):
     def on_broken_pipe(self) -> None:
         """Nobody reads any more (`cookbook run ... | head`): the run goes on in silence."""
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -34,7 +34,7 @@ class Console(Tracker):
     """Prints each step, each evaluation, and at the end the first against the last steps."""
 
     def __init__(self, run: Run, console: RichConsole | None = None) -> None:
-        self._console = console or _Terminal(highlight=False, soft_wrap=True)
+        self._console = console or Terminal(highlight=False, soft_wrap=True)
         self._run, self._steps = run, 0
         self._rows: list[dict[str, Any]] = []
         self._evaluated: dict[tuple[str, str], list[tuple[int, float]]] = {}
@@ -60,7 +60,7 @@ class Console(Tracker):
 
     def log(self, step: int, row: Mapping[str, Any]) -> None:
         self._rows.append(dict(row))
-        cells = [f"{name.split('/')[-1]} {_number(row[name])}" for name in _LINE if name in row]
+        cells = [f"{name.split('/')[-1]} {number(row[name])}" for name in _LINE if name in row]
         self._say(f"step {step + 1:>{len(str(self._steps))}}/{self._steps}  " + "  ".join(cells))
         if self._progress:
             self._progress.update(self._bar, completed=step + 1)
@@ -108,7 +108,7 @@ class Console(Tracker):
         for name in self._rows[0]:
             a, b = _mean(first, name), _mean(last, name)
             if a is not None and b is not None and name not in ("n", "version"):
-                table.add_row(Text(name), _number(a), _number(b))
+                table.add_row(Text(name), number(a), number(b))
         return table
 
 
@@ -133,7 +133,7 @@ def _mean(rows: Sequence[Mapping[str, Any]], name: str) -> float | None:
     return sum(values) / len(values) if values else None
 
 
-def _number(value: float) -> str:
+def number(value: float) -> str:
     if isinstance(value, int) or abs(value) >= 1000:
         return f"{value:.0f}"
     return f"{value:.1e}" if 0 < abs(value) < 0.001 else f"{value:.3f}"

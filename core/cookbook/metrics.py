@@ -75,7 +75,7 @@ class Batch:
 def of_episodes(
     groups_P: Sequence[Sequence[Episode]], advantages_P: Sequence[np.ndarray | None]
 ) -> dict[str, Any]:
-    """What a batch was like: rewards, verdicts, lengths, why episodes stopped, groups that teach nothing.
+    """What a batch was like: rewards, verdicts, groups that teach nothing, and all of `of_play`.
 
     groups/failed: share of groups that an environment's error dropped. groups/no_verdict: share dropped
     for fewer than two verdicts at every seat. groups/constant: share whose advantages are all 0.
@@ -87,6 +87,14 @@ def of_episodes(
     pairs = list(zip(groups_P, advantages_P, strict=True))
     row["groups/no_verdict"] = _mean([a is None and len(group) > 0 for group, a in pairs])
     row["groups/constant"] = _mean([a is not None and not a.any() for a in advantages_P])
+    return row | of_play(episodes)
+
+
+def of_play(episodes: Sequence[Episode]) -> dict[str, float]:
+    """Lengths, why episodes stopped, the environment's own numbers. tokens/sampled: a sum; tokens/reply:
+    mean over replies; turns: mean over episodes. stop/REASON: a share; env/NAME: mean over the episodes that
+    have it."""
+    row: dict[str, float] = {}
     row["tokens/sampled"] = sum(len(t.tokens_T) for e in episodes for t in e.turns)
     replies = sum(len(e.turns) for e in episodes)
     if replies:

@@ -21,15 +21,15 @@ from .advantages import ADVANTAGES, advantages, named
 from .backends.base import Sampler, SamplingClient, Trainer, logprobs_under, together
 from .configs import by_id, preset
 from .data import Shaped, add_kl, correct, observe, scale, to_data, to_samples
-from .errors import ConfigError, EnvError
+from .errors import ConfigError
 from .evaluate import Evaluations
 from .kinds import EnvConfig
 from .metrics import Batch, Clock
+from .options import PlayConfig, tasks_of
 from .preview import preview
-from .rendering import Renderer
-from .rollout import EpisodeErrors, Limits, Player
+from .rollout import Player
 from .runs import Run, weights_of
-from .schedule import Gate, Play, Rollouts, Stopped
+from .schedule import Play, Rollouts, Stopped
 from .streams import shuffled
 from .training import Checkpoints, TrainConfig
 from .types import Episode, Task
@@ -40,19 +40,12 @@ CLIPS = {"ppo": (0.8, 1.2), "cispo": (0.0, 5.0), "gspo": (1 - 3e-4, 1 + 4e-4)}
 
 
 @chz.chz(typecheck=True)
-class RLConfig(TrainConfig):
+class RLConfig(TrainConfig, PlayConfig):
     """One RL run. `steps` batches of `groups_per_step` tasks, each played `group_size` times."""
 
-    env: EnvConfig = chz.field(meta_factory=by_id("env"), doc="what is played: an id, or my_module:MyEnv")
     steps: int = chz.field(default=100, doc="batches to train on")
     groups_per_step: int = chz.field(default=16, doc="tasks in a batch")
     group_size: int = chz.field(default=8, doc="tables (episodes, with one seat) of each task")
-    max_tokens: int = chz.field(default=256, doc="tokens in one reply")
-    limits: Limits = chz.field(default_factory=Limits, doc="what ends an episode its env doesn't end")
-    episode_errors: EpisodeErrors = chz.field(
-        default="raise", doc="an env that raises ends the run, its group is dropped, or played again twice"
-    )
-    max_concurrent: int = chz.field(default=0, doc="episodes at once, the earliest first; 0: all there are")
     max_lag: int = chz.field(default=0, doc="how many versions old a batch's weights may be; 0: none")
     minibatches: int = chz.field(default=1, doc="parts of a batch, each submitted as soon as it is played")
     substeps: int = chz.field(default=1, doc="optimizer steps a batch, each on a part of its groups")
@@ -92,9 +85,9 @@ class RLConfig(TrainConfig):
 
     @chz.validate
     def _check(self) -> None:
-        self.at_least(0, "steps", "max_lag", "eval_tasks", "log_episodes", "max_concurrent")
+        self.at_least(0, "steps", "max_lag", "eval_tasks", "log_episodes")
         self.at_least(0, "eval_temperature", "kl_coef", "dro_beta")
-        self.at_least(1, "groups_per_step", "max_tokens", "minibatches", "substeps", "oversample")
+        self.at_least(1, "groups_per_step", "minibatches", "substeps", "oversample")
         self.at_least(1, "off_policy_cap")
         self.at_least(2, "group_size")
         if not 0 <= self.kl_discount <= 1:
@@ -187,8 +180,8 @@ class RLConfig(TrainConfig):
                 return service.create_sampling_client(model_path=path)
 
             trainer = Trainer(client, self.loss_fn, self.loss_config(), reopen if self.max_lag else None)
-            player = self._player(renderer)
-            held_out = dataclasses.replace(player, temperature=self.eval_temperature)
+            player = self.player(renderer)
+            held_out = dataclasses.replace(player, temperature=self.eval_temperature)  # one gate for both
             evaluations = Evaluations(sets, held_out, self.seed, run)
             checkpoints = Checkpoints(self, run, trainer, self.backend.rest_client(service), self.max_lag)
             play = plays(self, order, player)
@@ -200,15 +193,6 @@ class RLConfig(TrainConfig):
         facts["kl_reference"] = weights_of(self.kl_reference) if self.kl_reference else self.model
         where = "model_path" if self.kl_reference else "base_model"
         return await service.create_sampling_client(**{where: facts["kl_reference"]})
-
-    def _player(self, renderer: Renderer) -> Player:
-        """An episode never outgrows the model's context."""
-        limits, context = self.limits, self.backend.context(self.model)
-        if context is not None:
-            most = min(context, limits.max_episode_tokens or context)
-            limits = chz.replace(limits, max_episode_tokens=most)
-        gate = Gate(self.max_concurrent)
-        return Player(renderer, self.max_tokens, limits, errors=self.episode_errors, gate=gate)
 
     async def dry_run(self) -> str:
         """The first batch as it would be sampled, and what a step costs; trains nothing."""
@@ -329,17 +313,6 @@ def plays(cfg: RLConfig, order: Order, player: Player) -> Play:
         return await player.group(task, cfg.group_size, sampler, key, (step, 0, group))
 
     return play
-
-
-def tasks_of(env: EnvConfig, split: str, n: int | None = None) -> Sequence[Task]:
-    """The tasks of a split, or its first n. Raises `EnvError` for what is no sequence of tasks."""
-    tasks = env.tasks(split)
-    name = f"{type(env).__name__}.tasks({split!r})"
-    if not hasattr(tasks, "__getitem__") or not hasattr(tasks, "__len__"):
-        raise EnvError(f"{name} gave {type(tasks).__name__}, not a sequence (a list of Question, say)")
-    if len(tasks) and not hasattr(tasks[0], "table"):
-        raise EnvError(f"{name} holds {type(tasks[0]).__name__}, not Task; Question(...) is one")
-    return tasks if n is None else [tasks[i] for i in range(min(n, len(tasks)))]
 
 
 def recipe() -> chz.Blueprint:

@@ -26,7 +26,7 @@ from typing import Any
 from . import files
 from .errors import BackendError, ConfigError, RunExistsError, UnknownIdError
 from .kinds import Tracker, TrackerConfig
-from .types import Episode
+from .types import Episode, Turn
 
 ROWS = ("metrics.jsonl", "evaluations.jsonl", "episodes.jsonl")
 CHECKPOINTS = "checkpoints.jsonl"
@@ -61,7 +61,8 @@ class Run:
     ) -> None:
         """record: what is known before anything is built. now: seconds since the epoch."""
         self.folder, self.record, self._now = folder, dict(record), now
-        self.step = 0
+        self.step = self.kept = 0  # kept: where a resume would go on
+        self.unit = "step"  # of `step`, in words
         self.checkpoint_row: dict[str, Any] | None = None
         self.trackers: list[Tracker] = []
         self.stop = asyncio.Event()
@@ -78,9 +79,8 @@ class Run:
         nothing on disk yet. Raises `ConfigError` for a run that is done or still running."""
         record = read_record(folder)
         if record["status"] in ("done", "unreadable"):
-            name = folder.name
             raise ConfigError(
-                f"{folder} is done; `cookbook run --from {name} load={name}` trains its weights further"
+                _done(folder)
                 if record["status"] == "done"
                 else f"{folder}/record.json can't be read, so what ran there can't be told; start a new run"
             )
@@ -90,7 +90,7 @@ class Run:
         rows = read_rows(folder, CHECKPOINTS)
         if rows:
             run.checkpoint_row = rows[-1]
-            run.step = run.checkpoint_row["step"]
+            run.step = run.kept = run.checkpoint_row["step"]
             run._rows = {name: run.checkpoint_row["rows"][name] for name in ROWS}
         return run
 
@@ -155,6 +155,23 @@ class Run:
         for tracker in self.trackers:
             tracker.episodes(step, [e for episodes in groups for e in episodes])
 
+    def played(self, task: int, episodes: Sequence[Episode]) -> None:
+        """The transcripts of one task of an evaluation, in the order of the tasks: that one needs nothing
+        else to go on from there."""
+        self.unit = "task"
+        self.episodes(task, [episodes])
+        self.record["last_step"] = self.kept = task + 1
+
+    def replayed(self) -> list[list[Episode]]:
+        """Of an evaluation that goes on, the episodes of the tasks that it keeps: all that `played` wrote but
+        the last task, of which half may be missing. To be asked before `begin`."""
+        found = transcripts(self.folder)
+        self.unit, self.step = "task", max(found, default=0)
+        self.kept = self.step
+        groups = [found.get(task, []) for task in range(self.step)]
+        self._rows["episodes.jsonl"] = sum(map(len, groups))
+        return groups
+
     def checkpoint(self, step: int, path: str, **facts: Any) -> dict[str, Any]:
         """Writes and returns a row on saved weights, once all that it relies on would survive a power cut.
 
@@ -166,7 +183,7 @@ class Run:
         row = {"step": step, "path": path, **facts, "rows": dict(self._rows)}
         self._append(CHECKPOINTS, row)
         files.sync(self.folder / CHECKPOINTS)
-        self.checkpoint_row = row
+        self.checkpoint_row, self.kept = row, step
         return row
 
     def end(self, status: str, **facts: Any) -> None:
@@ -202,6 +219,13 @@ class Run:
 
     def _stamp(self) -> str:
         return datetime.fromtimestamp(self._now(), UTC).isoformat(timespec="milliseconds")
+
+
+def _done(folder: Path) -> str:
+    name = folder.name
+    if read_rows(folder, CHECKPOINTS):
+        return f"{folder} is done; `cookbook run --from {name} load={name}` trains its weights further"
+    return f"{folder} is done; `cookbook run --from {name}` runs it again"
 
 
 def _lock(fd: int) -> bool:
@@ -240,6 +264,16 @@ def _plain(value: Any) -> Any:
     if hasattr(value, "tolist"):
         return value.tolist()
     raise TypeError(f"{type(value).__name__} can't be written as JSON")
+
+
+def transcripts(folder: Path) -> dict[int, list[Episode]]:
+    """The episodes of an evaluation that are on disk, by the number of their task."""
+    found: dict[int, list[Episode]] = {}
+    for row in read_rows(folder, "episodes.jsonl"):
+        facts = {k: v for k, v in row.items() if k not in ("step", "group", "episode", "turns")}
+        episode = Episode(turns=[Turn(**turn) for turn in row["turns"]], **facts)
+        found.setdefault(row["step"], []).append(episode)
+    return found
 
 
 def list_runs() -> list[Path]:

@@ -1,43 +1,27 @@
-"""What supervised and reinforcement-learning runs have in common: the options, the schedule, where their
+"""What supervised and reinforcement-learning runs have in common: more options, the schedule, where their
 weights come from, and their checkpoints."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, Literal
 
 import chz
 import tinker
 
-from .backends.base import Sampler, Saved, Trainer, plain_errors, told
-from .configs import by_id, json_object
+from .backends.base import Sampler, Saved, Trainer, told
 from .errors import BackendError, ConfigError
-from .kinds import BackendConfig, TrackerConfig
-from .registry import find, renderer_for_model
-from .rendering import Renderer, get_renderer
-from .runs import CHECKPOINTS, Run, log, read_rows, record_of, weights_of
+from .options import RunConfig
+from .rendering import Renderer
+from .runs import CHECKPOINTS, Run, log, read_rows
 
 
 @chz.chz(typecheck=True)
-class TrainConfig:
+class TrainConfig(RunConfig):
     """The options of every run that trains."""
 
-    model: str = chz.field(doc="a model of the backend: its name, a folder or a hub id")
-    backend: BackendConfig = chz.field(
-        meta_factory=by_id("backend", default="core/tinker"), doc="where sampling and training happen"
-    )
-    renderer: str = chz.field(
-        default="auto", doc="the chat format's id; auto: the loaded run's, or the model's own"
-    )
-    renderer_options: str = chz.field(
-        default="", doc='more of its options, JSON: {"current_date": "2026-01-31"}'
-    )
-    seed: int = chz.field(default=0, doc="of the data order, the sampling and the LoRA's first weights")
-    load: str = chz.field(
-        default="", doc="weights to begin with, under a fresh optimizer: a run, RUN@STEP, or tinker://..."
-    )
     lora_rank: int = chz.field(default=32, doc="of the trained matrices")
     lr: float = chz.field(default=1e-4, doc="Adam's learning rate")
     lr_schedule: Literal["constant", "linear", "cosine"] = chz.field(
@@ -50,25 +34,14 @@ class TrainConfig:
     save_every: int = chz.field(default=20, doc="steps between checkpoints; 0: only the last")
     keep_last: int = chz.field(default=0, doc="how many checkpoints are kept, the latest; 0: all")
     keep_every: int = chz.field(default=0, doc="checkpoints of every so many steps are kept for good")
-    trackers: tuple[TrackerConfig, ...] = chz.field(
-        default=(), meta_factory=by_id("tracker", many=True), doc="where metrics go besides the run folder"
-    )
 
     @chz.validate
     def _check_training(self) -> None:
         self.at_least(0, "warmup_steps", "eval_every", "save_every", "keep_last", "keep_every")
         self.at_least(0, "weight_decay", "grad_clip")
         self.at_least(1, "lora_rank")
-        if not 0 <= self.seed < 2**63:
-            raise ConfigError(f"seed={self.seed}: must be from 0 to 2**63 - 1")
         if not 0 <= self.lr < 1:
             raise ConfigError(f"lr={self.lr}: must be in [0, 1), 1e-4 for instance")
-
-    def at_least(self, least: float, *names: str) -> None:
-        """Raises `ConfigError` for the first of these options that is below."""
-        for name in names:
-            if not least <= getattr(self, name) < math.inf:
-                raise ConfigError(f"{name}={getattr(self, name)}: must be {least} or more")
 
     def adam(self, step: int, steps: int) -> tinker.AdamParams:
         """Adam of one step of so many: b1 0.9, b2 0.95, eps 1e-12 (tinker's defaults).
@@ -95,46 +68,15 @@ class TrainConfig:
         """Whether there is a checkpoint after so many batches."""
         return step == steps or (self.save_every > 0 and step % self.save_every == 0)
 
-    def render(self, recorded: Mapping[str, Any] | None = None) -> Renderer:
-        """The renderer; `auto` is resolved here, once. recorded: what the record of this run says of it,
-        which a run that goes on keeps."""
-        tokenizer = self.backend.tokenizer(self.model)
-        if recorded:
-            return get_renderer(recorded["id"], tokenizer, **recorded["options"])
-        options = json_object("renderer_options", self.renderer_options)
-        if self.renderer != "auto":
-            return get_renderer(self.renderer, tokenizer, **options)
-        loaded = record_of(self.load).get("renderer") if self.load else None
-        if loaded:
-            return get_renderer(loaded["id"], tokenizer, **{**loaded["options"], **options})
-        found = renderer_for_model(self.model)
-        if found is None:
-            raise ConfigError(
-                f"no plugin knows the chat format of model {self.model!r}: give renderer=..., renderer=hf "
-                "for the model's own template; `cookbook list renderer` shows them"
-            )
-        return get_renderer(found, tokenizer, **options)
-
     @asynccontextmanager
     async def connect(self, run: Run) -> AsyncIterator[tuple[Any, Any, Renderer, dict[str, Any]]]:
         """The service client, the training client with the weights that the run begins or goes on with,
         the renderer, and what of them belongs in the record."""
-        # Once resolved it stays: another run goes on meanwhile, and "last" becomes this one.
-        loaded = run.record.get("loaded") or (weights_of(self.load) if self.load else "")
-        with plain_errors(), self.backend.connect(run.folder) as service:
+        async with self.service(run) as (service, loaded):
             with told("asking the backend for a model to train"):
                 client = await self._training_client(service, run, loaded)
             renderer = self.render(run.record.get("renderer"))
-            row = find("renderer", renderer.id)
-            facts: dict[str, Any] = {"backend": self.backend.describe()}
-            facts["renderer"] = {
-                "id": row.id,
-                "options": renderer.options,
-                "from": f"{row.dist} {row.version}",
-            }
-            if loaded:
-                facts["loaded"] = loaded
-            yield service, client, renderer, facts
+            yield service, client, renderer, self.facts(renderer, loaded)
 
     async def _training_client(self, service: Any, run: Run, loaded: str) -> Any:
         if run.checkpoint_row is not None:
