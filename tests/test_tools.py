@@ -7,7 +7,9 @@ import copy
 import itertools
 import json
 import pickle
+import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -422,3 +424,37 @@ def test_smollm2_with_tools_but_none_declared_renders_as_chatml_always_did(id, k
     assert renderer.build_generation_prompt(talk) == plain.build_generation_prompt(talk)
     with pytest.raises(RendererError, match="renderer=core/chatml_tools has one"):
         plain.build_generation_prompt(talk, tools=[tools.describe(add)])
+
+
+def test_what_the_page_about_tools_says_is_so():
+    page = (Path(__file__).parents[1] / "docs" / "tools.md").read_text()
+    question, safe = (
+        compile(block, "tools.md", "exec") for block in re.findall(r"```python\n(.*?)```", page, re.S)
+    )
+    names: dict[str, Any] = {"__name__": "page"}
+    exec(question, names)
+    exec(safe, names)
+    (declared,) = re.findall(r"```json\n(.*?)```", page, re.S)
+    assert tools.describe(names["capital"]) == json.loads(declared)
+    assert [tool.__name__ for tool in names["question"].tools] == ["capital"]
+    calls = [
+        ask("town", "{}"),
+        *[ask("capital", a) for a in ('{"country": 3}', "{}", '{"country": "Atlantis"}')],
+    ]
+    for message in asyncio.run(tools.call(reply(*calls), [names["capital"]])):
+        assert f"`{message['content']}`" in page
+
+    async def main():
+        env = names["Safe"](5)
+        await env.start()
+        first = await env.step(reply(ask("turn", '{"steps": 2}')))
+        return first, await env.step(reply())
+
+    first, last = asyncio.run(main())
+    assert first.messages[0]["content"] == "click" and (last.reward, last.correct, last.done) == (
+        1.0,
+        True,
+        True,
+    )
+    assert f"after {tools.MAX_RESULT:,} characters" in " ".join(page.split())
+    assert f"{tools.MAX_LINE} characters at most" in page and f"more than {tools.MAX_CALLS} calls" in page

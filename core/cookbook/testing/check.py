@@ -10,8 +10,12 @@ from ..configs import config_class, is_import_string
 from ..errors import ConfigError, CookbookError, PluginError
 from ..kinds import EnvConfig
 from .cost import check_cost
+from .datasets import check_dataset
 from .determinism import check_determinism
+from .graders import check_grader
 from .protocol import check_protocol
+from .recipes import check_recipe
+from .renderers import check_renderer
 from .rewards import check_rewards
 from .rules import RULES, Report
 from .subject import PATIENCE_S, Subject, build, told
@@ -86,16 +90,19 @@ def _reports(target: str, values: Mapping[str, Any], count: Any) -> list[Report]
     return [_row(row, values, count) for row in registry.default().find_all(target) if row.kind in _KINDS]
 
 
-_KINDS = ("env", "grader", "renderer", "dataset", "recipe", "backend")
+_KINDS = {
+    "env": check_env,
+    "grader": check_grader,
+    "renderer": check_renderer,
+    "dataset": check_dataset,
+    "recipe": check_recipe,
+}
 
 
 def _row(row: registry.Row, values: Mapping[str, Any], count: Any) -> Report:
-    if row.kind == "env":
-        return check_env(row.id, values, count=count)
-    from . import kinds_checked
-
+    """A report, whatever happens: one row takes no other down."""
     try:
-        return getattr(kinds_checked, f"check_{row.kind}")(row.id)
+        return check_env(row.id, values, count=count) if row.kind == "env" else _KINDS[row.kind](row.id)
     except CookbookError as error:
         report = Report(f"{row.kind} {row.id}")
         report.find("L1.build", told(error))
