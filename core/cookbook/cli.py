@@ -14,8 +14,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from . import __version__, hints, registry
-from .errors import ConfigError, CookbookError, PluginError
-from . import __version__, registry
 from .errors import ConfigError, CookbookError
 
 if TYPE_CHECKING:

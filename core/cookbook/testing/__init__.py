@@ -6,7 +6,7 @@ The names below are imported when they are first used, so that an author's pytes
 from __future__ import annotations
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 _WHERE = {
     "Finding": "rules",
@@ -14,8 +14,11 @@ _WHERE = {
     "Report": "rules",
     "ScriptedSampler": "scripted",
     "Tabular": "tabular",
+    "TookTooLong": "limits",
     "byte_tokenizer": "tokens",
+    "check": "check",
     "check_dataset": "datasets",
+    "check_env": "check",
     "check_grader": "graders",
     "check_plugin": "static",
     "check_recipe": "recipes",
@@ -23,12 +26,39 @@ _WHERE = {
     "deadline": "limits",
     "play": "scripted",
     "play_table": "scripted",
-    "check": "check",
-    "check_env": "check",
-    "check_plugin": "static",
-    "deadline": "limits",
 }
-__all__ = list(_WHERE)
+__all__ = [
+    "RULES",
+    "Finding",
+    "Report",
+    "ScriptedSampler",
+    "Tabular",
+    "TookTooLong",
+    "byte_tokenizer",
+    "check",
+    "check_dataset",
+    "check_env",
+    "check_grader",
+    "check_plugin",
+    "check_recipe",
+    "check_renderer",
+    "deadline",
+    "play",
+    "play_table",
+]
+
+if TYPE_CHECKING:
+    from .check import check, check_env
+    from .datasets import check_dataset
+    from .graders import check_grader
+    from .limits import TookTooLong, deadline
+    from .recipes import check_recipe
+    from .renderers import check_renderer
+    from .rules import RULES, Finding, Report
+    from .scripted import ScriptedSampler, play, play_table
+    from .static import check_plugin
+    from .tabular import Tabular
+    from .tokens import byte_tokenizer
 
 
 def __getattr__(name: str) -> Any:

@@ -39,7 +39,7 @@ def check_env(
         subject = Subject(env, lambda: build(env, values), env, values, patience_s)
     else:
         subject = Subject(type(env).__name__, lambda: env, patience_s=patience_s)
-    report = Report(f"env {subject.where}")
+    report = Report(subject.where)
     if values:
         report.facts["options"] = dict(values)
     if check_protocol(subject, report):
@@ -102,8 +102,9 @@ _KINDS = {
 def _row(row: registry.Row, values: Mapping[str, Any], count: Any) -> Report:
     """A report, whatever happens: one row takes no other down."""
     try:
-        return check_env(row.id, values, count=count) if row.kind == "env" else _KINDS[row.kind](row.id)
+        report = check_env(row.id, values, count=count) if row.kind == "env" else _KINDS[row.kind](row.id)
     except CookbookError as error:
-        report = Report(f"{row.kind} {row.id}")
+        report = Report(row.id)
         report.find("L1.build", told(error))
-        return report
+    report.where = f"{row.kind} {row.id}"
+    return report

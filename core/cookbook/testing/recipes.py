@@ -9,11 +9,10 @@ from typing import Any
 import chz
 
 from .. import registry
-from ..cli import _blueprint as blueprint_of
-from ..cli import _local_values as local_values
 from ..configs import Layer, layers_of, settle
 from ..errors import CookbookError, UnknownIdError
 from ..kinds import DatasetConfig, EnvConfig
+from ..launch import blueprint_of, local_values
 from ..types import Task
 from .limits import TookTooLong, deadline
 from .rules import Report

@@ -240,14 +240,9 @@ RULES: dict[str, Rule] = {
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One rule that something breaks.
-
-    rule: of `RULES`, "L3.constant-wins". where: the id or the class. example: the smallest one that
-    breaks the rule.
-    """
+    """One rule that something breaks. rule: of `RULES`, "L3.constant". example: the smallest one that breaks it."""
 
     rule: str
-    where: str
     example: str
 
     @property
@@ -258,7 +253,7 @@ class Finding:
     def __str__(self) -> str:
         rule = RULES[self.rule]
         kind = "warning" if rule.warns else "FAILED"
-        return f"{kind} {self.rule} {self.where}: {self.example}\n  rule: {rule.says}\n  mend: {rule.mend}"
+        return f"{kind} {self.rule}: {self.example}\n  rule: {rule.says}\n  mend: {rule.mend}"
 
 
 @dataclass(slots=True)
@@ -276,7 +271,7 @@ class Report:
     def find(self, rule: str, example: str) -> None:
         """Notes that a rule is broken; the first example of each rule is kept."""
         if all(finding.rule != rule for finding in self.findings):
-            self.findings.append(Finding(rule, self.where, " ".join(example.split())))
+            self.findings.append(Finding(rule, " ".join(example.split())))
 
     @property
     def failed(self) -> bool:

@@ -13,7 +13,7 @@ import chz
 
 from ..configs import by_id, settle
 from ..kinds import EnvConfig
-from ..rl import tasks_of
+from ..options import tasks_of
 from ..rollout import close, opening
 from ..types import Message, Question, Task
 from .limits import TookTooLong, deadline

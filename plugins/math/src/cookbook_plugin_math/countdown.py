@@ -117,7 +117,8 @@ class _Problems(Sequence[Question]):
             raise IndexError(f"problem {i} of {len(self)}")
         made = make(self._env, self._split, i)
         reference = {"numbers": made.numbers, "target": made.target, "use_all": self._env.use_all}
-        return Question([*self._examples, self._asked(made)], reference, self._grader)
+        asked = [*self._examples, self._asked(made)]
+        return Question(asked, reference, self._grader, answer=_replied(made)["content"])
 
     def _asked(self, made: Made) -> Message:
         *most, last = map(str, made.numbers)
