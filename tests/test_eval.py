@@ -521,6 +521,10 @@ def test_a_dry_run_shows_the_prompt_and_the_cost_and_plays_nothing(odd, tmp_path
         (["env:math/arithmetic"], "model not given: add model=..."),
         (["chat/sft"], "env not given: add env=..."),
         (["math/arithmetic", "steps=3"], "there is no option 'steps'"),
+        (
+            ["math/arithmetic", "env=math/countdown"],
+            "env=math/countdown is given besides math/arithmetic; keep",
+        ),
         (["math/arithmetic", "--frob"], "there is no flag '--frob'"),
         (["math/arithmetic", "--compare", "gone"], "there is no run 'gone'"),
         (["math/arithmetic", "load=gone"], "there is no run 'gone'"),
@@ -554,3 +558,14 @@ def test_a_failed_evaluation_says_how_to_go_on_and_resume_does(odd, cook, tmp_pa
     }
     done = cook("resume", "x")
     assert done.code == 2 and "x is done; `cookbook run --from x` runs it again" in done.err
+
+
+@pytest.mark.embedded
+def test_the_embedded_model_is_evaluated_alone_as_beside_its_training(cook, tmp_path):
+    words = ["run", "math/arithmetic", "steps=0", "eval_tasks=12", "eval_temperature=0.5", "--name", "beside"]
+    assert cook(*words).code == 0
+    done = cook("eval", "math/arithmetic", "n=12", "temperature=0.5", "--json")
+    alone, (beside,) = json.loads(done.out), read_rows(tmp_path / "runs" / "beside", "evaluations.jsonl")
+    assert {name: alone[name] for name in ("right", "wrong", "reward", "n")} == {
+        name: beside[f"eval/{name}"] for name in ("right", "wrong", "reward", "n")
+    }

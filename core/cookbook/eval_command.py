@@ -100,7 +100,9 @@ def _layers(id: str, typed: Layer, local: bool) -> list[Layer]:
         print(f"{which}; env:{env} leaves them out", file=sys.stderr)
     if local:
         layers.append(("local", shared(launch.local_values(blueprint))))
-    said = [values["env"] for _, values in layers if "env" in values]
+    if env and "env" in typed[1]:
+        raise ConfigError(f"env={typed[1]['env'].value} is given besides {env}; keep one")
+    said = [getattr(v["env"], "value", v["env"]) for _, v in [*layers, typed] if "env" in v]
     if "load" in typed[1]:
         layers += _loaded(typed[1]["load"].value, env or (said[-1] if said else None))
     return [*layers, (typed[0], ({"env": env} if env else {}) | dict(typed[1]))]

@@ -135,7 +135,7 @@ class EvalConfig(PlayConfig):
     async def run(self, run: Run) -> None:
         """Plays, writes every transcript, task by task, and at the end what they say. A run that goes on
         plays the tasks that are missing. Writes nothing before everything that it needs has been found."""
-        tasks = self.tasks()
+        tasks, run.unit = self.tasks(), "task"
         async with self.service(run) as (service, loaded):
             where = {"model_path": loaded} if loaded else {"base_model": self.model}
             sampler = Sampler(await service.create_sampling_client(**where), version=0)

@@ -158,7 +158,6 @@ class Run:
     def played(self, task: int, episodes: Sequence[Episode]) -> None:
         """The transcripts of one task of an evaluation, in the order of the tasks: that one needs nothing
         else to go on from there."""
-        self.unit = "task"
         self.episodes(task, [episodes])
         self.record["last_step"] = self.kept = task + 1
 
@@ -166,8 +165,7 @@ class Run:
         """Of an evaluation that goes on, the episodes of the tasks that it keeps: all that `played` wrote but
         the last task, of which half may be missing. To be asked before `begin`."""
         found = transcripts(self.folder)
-        self.unit, self.step = "task", max(found, default=0)
-        self.kept = self.step
+        self.step = self.kept = max(found, default=0)
         groups = [found.get(task, []) for task in range(self.step)]
         self._rows["episodes.jsonl"] = sum(map(len, groups))
         return groups
