@@ -317,6 +317,8 @@ def _run_line(folder: Any) -> tuple[str, ...]:
     found = [{k.removeprefix("eval/"): v for k, v in row.items()} for row in [*evaluations, *rows]]
     last = next((row for row in reversed(found) if set(_RUN_CELLS) & set(row)), {})
     cells = (f"{last[name]:.3f}" if name in last else "" for name in _RUN_CELLS)
+    if not rows and record["status"] == "running":
+        rows = runs.read_rows(folder, "episodes.jsonl")  # of an evaluation, whose steps are tasks
     steps = [row["step"] + 1 for row in rows[-1:]]  # of a killed run, more than its record has
     return (folder.name, runs.status(folder), str(max([record["last_step"] or 0, *steps])), *cells)
 

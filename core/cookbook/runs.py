@@ -156,10 +156,11 @@ class Run:
             tracker.episodes(step, [e for episodes in groups for e in episodes])
 
     def played(self, task: int, episodes: Sequence[Episode]) -> None:
-        """The transcripts of one task of an evaluation, in the order of the tasks: that one needs nothing
-        else to go on from there."""
+        """The transcripts of one task of an evaluation, in the order of the tasks. Nothing else is needed to
+        go on, with the last task that has any, as `replayed` says."""
         self.episodes(task, [episodes])
-        self.record["last_step"] = self.kept = task + 1
+        self.record["last_step"] = task + 1
+        self.kept = task if episodes else self.kept
 
     def replayed(self) -> list[list[Episode]]:
         """Of an evaluation that goes on, the episodes of the tasks that it keeps: all that `played` wrote but
