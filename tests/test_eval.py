@@ -470,7 +470,7 @@ def test_a_training_run_is_evaluated_by_its_own_model_and_options(cook, odd, tmp
     config = read_record(tmp_path / "runs" / "y")["config"]
     assert (config["env.least"], config["max_tokens"], config["backend.dtype"]) == (3, 4, "float32")
     done = cook("eval", "math/arithmetic", "load=t", "n=2", "--name", "z")
-    assert done.code == 0 and done.err.startswith("cookbook: plays env:math/arithmetic with recipe:math/ari")
+    assert done.code == 0 and done.err.startswith("cookbook: plays env:math/arithmetic with max_tokens, ")
     config = read_record(tmp_path / "runs" / "z")["config"]
     assert (config["env.digits"], config["max_tokens"], config["model"]) == (2, 8, str(tiny_model))
     done = cook("eval", "made_up_eval:Odd", "load=y")
@@ -480,7 +480,8 @@ def test_a_training_run_is_evaluated_by_its_own_model_and_options(cook, odd, tmp
 def test_an_id_of_both_kinds_is_the_environment_with_the_recipes_values(cook):
     both = cook("eval", "math/arithmetic", "--help")
     assert (both.code, len(both.err.splitlines())) == (0, 1)
-    assert both.err.endswith("; env:math/arithmetic leaves them out\n")
+    said = "plays env:math/arithmetic with max_tokens, renderer, backend, model of recipe:math/arithmetic"
+    assert both.err == f"cookbook: {said}; env:math/arithmetic leaves that out\n"
     lines = {line.split()[0]: " ".join(line.split()) for line in both.lines if line}
     assert "8 (from recipe)" in lines["max_tokens"] and "lora_rank" not in lines
     assert "'SmolLM2-135M-Instruct' (from recipe)" in lines["model"] and "100 (default)" in lines["n"]

@@ -94,12 +94,14 @@ def _layers(id: str, typed: Layer, local: bool) -> list[Layer]:
     env, recipe = _found(id)
     blueprint = launch.blueprint_of(recipe or registry.find("recipe", "core/eval"))
     layers = [(name, shared(values)) for name, values in configs.layers_of(blueprint)]
+    over = shared(launch.local_values(blueprint)) if local else {}
     if env and recipe:
-        names = dict.fromkeys(key.split(".")[0] for _, values in layers for key in values if key != "env")
-        which = f"cookbook: plays env:{env} with recipe:{recipe.id}'s {', '.join(names)}"
-        print(f"{which}; env:{env} leaves them out", file=sys.stderr)
+        kept = [key for _, values in layers for key in values if key != "env" and key not in over]
+        names = ", ".join(dict.fromkeys(key.split(".")[0] for key in kept)) or "nothing"
+        which = f"cookbook: plays env:{env} with {names} of recipe:{recipe.id}"
+        print(f"{which}; env:{env} leaves that out", file=sys.stderr)
     if local:
-        layers.append(("local", shared(launch.local_values(blueprint))))
+        layers.append(("local", over))
     if env and "env" in typed[1]:
         raise ConfigError(f"env={typed[1]['env'].value} is given besides {env}; keep one")
     said = [getattr(v["env"], "value", v["env"]) for _, v in [*layers, typed] if "env" in v]
