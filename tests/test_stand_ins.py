@@ -16,7 +16,7 @@ from cookbook.errors import BackendError, ConfigError, EnvError, RendererError
 from cookbook.rendering import get_renderer
 from cookbook.rollout import Limits
 from cookbook.runs import read_rows
-from cookbook.testing import ScriptedSampler, Tabular, byte_tokenizer, play, play_table
+from cookbook.testing import ScriptedSampler, Tabular, byte_tokenizer, learn, play, play_table
 from cookbook.testing.tabular import Table, TableSampler
 
 
@@ -117,6 +117,15 @@ def test_each_seat_of_a_table_has_its_script():
         play_table(Duel(), [["3", "1"], ["3"]])
 
 
+def test_what_isnt_played_is_refused_in_one_line():
+    with pytest.raises(ConfigError, match="write a list of replies"):
+        play(Guess(5), "5")
+    with pytest.raises(ConfigError, match="seat 0 has 0 replies, and is asked for another"):
+        play(Guess(5), [])
+    with pytest.raises(ConfigError, match="Codes is neither a task nor an environment"):
+        play(Codes(), ["5"])
+
+
 def test_what_an_environment_raises_reaches_the_test():
     class Broken(Guess):
         async def step(self, reply):
@@ -185,6 +194,12 @@ def test_the_loop_teaches_a_table_each_answer_in_seconds(tmp_path, monkeypatch, 
     rewards = [row["reward"] for row in read_rows(tmp_path / "runs" / "x")]
     assert rewards[0] < 0.2 and sum(rewards[-5:]) / 5 > 0.9
     assert json.loads((tmp_path / "runs" / "x" / "record.json").read_text())["status"] == "done"
+
+
+def test_a_test_asks_in_one_line_whether_a_reward_is_learnt():
+    rewards = learn(Codes(), "0123", max_tokens=3)
+    assert len(rewards) == 40 and rewards[0] < 0.2 and sum(rewards[-5:]) / 5 > 0.9
+    assert max(learn(Codes(), "45", steps=3)) == 0.0  # letters that no answer has
 
 
 def test_a_table_that_sees_the_last_token_alone_cant_tell_the_questions_apart(tmp_path, monkeypatch, capsys):

@@ -24,6 +24,7 @@ _WHERE = {
     "check_recipe": "recipes",
     "check_renderer": "renderers",
     "deadline": "limits",
+    "learn": "tabular",
     "play": "scripted",
     "play_table": "scripted",
 }

@@ -90,7 +90,8 @@ def play(
 
     It is played as the loop plays it, in Qwen3's format over bytes, which has a form for tools. What isn't
     over after the last reply ends there, with the stop reason "max_turns"; `limits` says otherwise.
-    Raises what the environment raises, and `EnvError` where it breaks its contract.
+    Raises what the environment raises, and `EnvError` where it breaks its contract. Not for use in a
+    coroutine: it runs an event loop of its own.
     """
     (episode,) = play_table(task, [replies], max_tokens=max_tokens, limits=limits)
     return episode
@@ -105,6 +106,8 @@ def play_table(
     """
     task = task if isinstance(task, Task) else _Alone(task)
     seats = getattr(task, "seats", 1)
+    if any(isinstance(script, str) for script in scripts):
+        raise ConfigError("a script is one text: write a list of replies, one a turn")
     if len(scripts) != seats:
         name = type(task).__name__
         raise ConfigError(
@@ -112,7 +115,7 @@ def play_table(
         )
     lengths = [len(script) for script in scripts if not callable(script)]
     if limits is None:
-        limits = Limits(max_turns=max(lengths)) if len(lengths) == len(scripts) else Limits()
+        limits = Limits(max_turns=max(1, *lengths)) if len(lengths) == len(scripts) else Limits()
     renderer = get_renderer("core/qwen3_instruct", byte_tokenizer(CALLS))
     sampler = Sampler(ScriptedSampler(renderer, _by_seat(scripts, limits.max_turns)), version=0)
     player = Player(renderer, max_tokens, limits)
@@ -144,6 +147,11 @@ class _Alone:
     """An environment without a task."""
 
     def __init__(self, env: Any) -> None:
+        if not hasattr(env, "step"):
+            name = type(env).__name__
+            raise ConfigError(
+                f"{name} is neither a task nor an environment; play .tasks('train')[0] of an EnvConfig"
+            )
         self.env = env
 
     def table(self) -> list[Env]:
