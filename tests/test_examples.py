@@ -119,6 +119,16 @@ def test_two_seats_learns_to_play_by_the_rules(tmp_path):
     assert rows(tmp_path)[0]["turns"] < rows(tmp_path)[-1]["turns"]
 
 
+def test_two_seats_can_be_previewed_though_the_second_waits_for_the_first(capsys):
+    (command,) = header("two_seats")
+    table = [f"{name}={value}" for name, value in TABLE.items()]
+    assert cli.main([*[word for word in command[1:] if word != "--local"], *table, "--dry-run"]) == 0
+    out = capsys.readouterr().out
+    assert (
+        "= 256 episodes" in out and "without the prompts of 128 seats that open once another has moved" in out
+    )
+
+
 def test_two_seats_keeps_the_rules_and_leaves_nobody_waiting():
     two_seats = importlib.import_module("two_seats")
     audit(two_seats.Nim())

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable, Sequence
 
 from .data import Example
 from .rendering import Rendered, Renderer
 from .rollout import close, opening
+from .schedule import cancel
 from .types import Env, Task
 
 
@@ -19,6 +21,18 @@ async def preview(
     lines += _tokens(renderer, prompts[0].token_ids, prompts[0].weights)
     lengths, what = [len(p.token_ids) for p in prompts], "a step" if trains else "the evaluation"
     episodes = len(prompts) * group_size
+async def preview(renderer: Renderer, tasks_P: Sequence[Task], group_size: int, max_tokens: int) -> str:
+    """Renders the opening of every seat of a step's tasks; samples nothing.
+
+    A seat that opens once another has moved has no prompt yet: it is counted, and its prompt isn't.
+    """
+    tables = [await _openings(task.table(), renderer) for task in tasks_P]
+    prompts = [prompt for table in tables for prompt in table if prompt is not None]
+    waiting = sum(table.count(None) for table in tables) * group_size
+    lines = [f"the first prompt: {len(prompts[0].token_ids)} tokens; the reply is sampled after them", ""]
+    lines += _tokens(renderer, prompts[0].token_ids, prompts[0].weights)
+    lengths = [len(p.token_ids) for p in prompts]
+    episodes = len(prompts) * group_size + waiting
     trained = sum(lengths) * group_size + episodes * max_tokens
     lines += [
         "",
@@ -26,6 +40,8 @@ async def preview(
         f"  first prompts: {sum(lengths) * group_size} tokens ({min(lengths)} to {max(lengths)} each)",
         f"  first replies: at most {episodes * max_tokens} tokens ({max_tokens} each)",
         *([f"  trained on: at most {trained} tokens after one turn"] if trains else []),
+        f"  trained on: at most {trained} tokens after one turn",
+        *([f"  without the prompts of {waiting} seats that open once another has moved"] if waiting else []),
     ]
     return "\n".join(lines)
 
@@ -50,6 +66,18 @@ def _tokens(renderer: Renderer, token_ids: Sequence[int], weights: Iterable[floa
     for id, weight in zip(token_ids, weights, strict=True):
         lines.append(f"{id:>8}  {weight:>6.1f}  {renderer.tokenizer.decode([id])!r}")
     return lines
+
+
+async def _openings(envs: Sequence[Env], renderer: Renderer) -> list[Rendered | None]:
+    """Of each seat of a table; None for one that still waits when another has opened."""
+    seats = [asyncio.create_task(_opening(env, renderer)) for env in envs]
+    try:
+        await asyncio.wait(seats, return_when=asyncio.FIRST_COMPLETED)
+        for _ in range(100):  # turns of the loop, for those that don't wait for anybody
+            await asyncio.sleep(0)
+        return [seat.result() if seat.done() else None for seat in seats]
+    finally:
+        await cancel(seats)
 
 
 async def _opening(env: Env, renderer: Renderer) -> Rendered:
