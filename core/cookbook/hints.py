@@ -48,7 +48,7 @@ def stale() -> list[Plugin]:
     for dist in metadata.distributions():
         folder = _in_place(dist)
         declared = _declared(folder) if folder else None
-        if declared is None:
+        if folder is None or declared is None:
             continue
         installed = {point.name: point.value for point in dist.entry_points if point.group == "cookbook"}
         for namespace in sorted({*declared, *installed}):

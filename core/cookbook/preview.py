@@ -15,14 +15,7 @@ from .types import Env, Task
 async def preview(
     renderer: Renderer, tasks_P: Sequence[Task], group_size: int, max_tokens: int, trains: bool = True
 ) -> str:
-    """Renders the opening of every seat of a step's tasks, or of an evaluation's; samples nothing."""
-    prompts = [await _opening(env, renderer) for task in tasks_P for env in task.table()]
-    lines = [f"the first prompt: {len(prompts[0].token_ids)} tokens; the reply is sampled after them", ""]
-    lines += _tokens(renderer, prompts[0].token_ids, prompts[0].weights)
-    lengths, what = [len(p.token_ids) for p in prompts], "a step" if trains else "the evaluation"
-    episodes = len(prompts) * group_size
-async def preview(renderer: Renderer, tasks_P: Sequence[Task], group_size: int, max_tokens: int) -> str:
-    """Renders the opening of every seat of a step's tasks; samples nothing.
+    """Renders the opening of every seat of a step's tasks, or of an evaluation's; samples nothing.
 
     A seat that opens once another has moved has no prompt yet: it is counted, and its prompt isn't.
     """
@@ -31,7 +24,7 @@ async def preview(renderer: Renderer, tasks_P: Sequence[Task], group_size: int, 
     waiting = sum(table.count(None) for table in tables) * group_size
     lines = [f"the first prompt: {len(prompts[0].token_ids)} tokens; the reply is sampled after them", ""]
     lines += _tokens(renderer, prompts[0].token_ids, prompts[0].weights)
-    lengths = [len(p.token_ids) for p in prompts]
+    lengths, what = [len(p.token_ids) for p in prompts], "a step" if trains else "the evaluation"
     episodes = len(prompts) * group_size + waiting
     trained = sum(lengths) * group_size + episodes * max_tokens
     lines += [
@@ -40,7 +33,6 @@ async def preview(renderer: Renderer, tasks_P: Sequence[Task], group_size: int, 
         f"  first prompts: {sum(lengths) * group_size} tokens ({min(lengths)} to {max(lengths)} each)",
         f"  first replies: at most {episodes * max_tokens} tokens ({max_tokens} each)",
         *([f"  trained on: at most {trained} tokens after one turn"] if trains else []),
-        f"  trained on: at most {trained} tokens after one turn",
         *([f"  without the prompts of {waiting} seats that open once another has moved"] if waiting else []),
     ]
     return "\n".join(lines)

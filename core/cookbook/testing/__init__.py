@@ -44,6 +44,7 @@ __all__ = [
     "check_recipe",
     "check_renderer",
     "deadline",
+    "learn",
     "play",
     "play_table",
 ]
@@ -58,7 +59,7 @@ if TYPE_CHECKING:
     from .rules import RULES, Finding, Report
     from .scripted import ScriptedSampler, play, play_table
     from .static import check_plugin
-    from .tabular import Tabular
+    from .tabular import Tabular, learn
     from .tokens import byte_tokenizer
 
 

@@ -95,6 +95,12 @@ def _said(reply: Any) -> Any:
     return "" if reply is None else reply
 
 
+def against(task: Any, policy: Policy) -> Policy:
+    """The policy at the first seat, and at the others what the task says ought to win."""
+    best = oracle(task)
+    return lambda messages, key: policy(messages, key) if key[-2] == 0 or not best else best(messages, key)
+
+
 def anything(pool: Sequence[str]) -> Policy:
     """A random reply: from the pool, or a word or a [bracketed] action of the last message."""
 

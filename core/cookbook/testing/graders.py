@@ -130,7 +130,7 @@ class _Judge:
             self.report.find("L3.grader-raises", f"{what}: {type(error).__name__}: {_short(error, 200)}")
             return None
         self.seconds.append(took_s)
-        if took_s > SLOW_S:
+        if took_s > SLOW_S and not inspect.iscoroutinefunction(self.grader.grade):  # which others wait for
             self.report.find("L3.grader-slow", f"{what}: {took_s:.1f} s")
         if not isinstance(grade, Grade):
             self.report.find("L1.grader-type", f"{what}: {_short(grade)}, a {type(grade).__name__}")

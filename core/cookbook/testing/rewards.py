@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from ..errors import EnvError
 from ..types import Episode, Message, Task
-from .drive import Policy, Table, always, anything, echo, oracle, play, text_of
+from .drive import Policy, Table, against, always, anything, echo, oracle, play, text_of
 from .limits import TookTooLong
 from .rules import Report
 from .subject import FAULTS, Subject, named, openings, short, told
@@ -59,6 +59,11 @@ class _Audit:
         return self.subject.seats == 1
 
     @property
+    def judged(self) -> bool:
+        """Whether junk must not win: a task is one seat's, or the other seats are played well."""
+        return self.alone or oracle(self.subject.audited[0]) is not None
+
+    @property
     def best(self) -> float:
         return self.subject.config.reward_range[1]
 
@@ -83,8 +88,6 @@ class _Audit:
 
     def _at_once(self, tables: Sequence[Table], size: int) -> list[Episode] | None:
         """None where it is worth a look which of them it was."""
-        if not self.alone:
-            return None
         began = time.perf_counter()
         try:
             episodes = play(tables, size=size, seconds=self.subject.patience_s)
@@ -126,8 +129,9 @@ def check_rewards(subject: Subject, report: Report) -> None:
     """Looks at L3, of an environment that keeps L1."""
     audit = _Audit(subject, report)
     right, answers = _oracle(audit)
-    if not audit.alone:
-        report.unchecked["L3.constant"] = "with several seats one wins whatever is said"
+    if not audit.judged:
+        several = "of several seats one wins, and no task says what ought to: oracle(messages)"
+        report.unchecked |= dict.fromkeys(("L3.empty", "L3.garbage", "L3.echo", "L3.constant"), several)
     _junk(audit)
     _constants(audit, answers)
     _groups(audit, right, answers)
@@ -171,9 +175,9 @@ def _junk(audit: _Audit) -> None:
         ("L3.garbage", "a call of a tool that isn't", [always(message) for message in _bad_calls()]),
     ]
     for rule, what, policies in kinds:
-        played = audit.play(lambda i, task, all=policies: all[i % len(all)], what)
+        played = audit.play(lambda i, task, all=policies: against(task, all[i % len(all)]), what)
         won = [(task, episode) for task, (episode, *_) in played if audit.wins(episode)]
-        if audit.alone and len(won) > LENIENCE * len(played):
+        if audit.judged and len(won) > LENIENCE * len(played):
             task, episode = won[0]
             reply = short(episode.turns[-1].message.get("content", ""), 40)
             share = f"on {len(won)} of {len(played)} tasks"
@@ -196,12 +200,13 @@ def _constants(audit: _Audit, answers: Sequence[str]) -> None:
     for text in dict.fromkeys([*common, *CONSTANTS]):
         if time.monotonic() > limit:
             break
-        played = audit.play(lambda i, task, text=text: always(text), f"the constant {short(text, 30)!r}")
+        what = f"the constant {short(text, 30)!r}"
+        played = audit.play(lambda i, task, text=text: against(task, always(text)), what)
         share = sum(audit.wins(episode) for _, (episode, *_) in played) / max(1, len(played))
         best = max(best, (share, text))
     tasks = audit.subject.audited
     audit.report.facts["reward/best_constant"] = [best[1], round(best[0], 3)]
-    if audit.alone and len(tasks) > 1 and best[0] >= CONSTANT_SHARE:
+    if audit.judged and len(tasks) > 1 and best[0] >= CONSTANT_SHARE:
         share = f"{best[0]:.0%} of {len(tasks)} tasks"
         told_of = f"{short(best[1], 40)!r}, whatever is asked, gets the best reward on {share}"
         audit.report.find("L3.constant", told_of)

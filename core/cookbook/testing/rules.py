@@ -240,7 +240,7 @@ RULES: dict[str, Rule] = {
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One rule that something breaks. rule: of `RULES`, "L3.constant". example: the smallest one that breaks it."""
+    """One rule that something breaks. rule: of `RULES`, "L3.constant". example: the smallest there is."""
 
     rule: str
     example: str
