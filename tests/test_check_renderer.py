@@ -147,7 +147,7 @@ def test_one_fault_breaks_one_rule(format):
     found = rules(format(byte_tokenizer()))
     found.pop("L1.renderer-round-trip", 0) if format is ReadsParts else None  # which is no text either
     assert list(found) == [rule] and re.search(example, found[rule]), found
-    assert check_renderer(format(byte_tokenizer())).where == format.__name__
+    assert check_renderer(format(byte_tokenizer())).where == f"renderer {format.__name__}"
 
 
 def test_every_rule_of_renderers_is_broken_by_one_of_these():
@@ -175,7 +175,7 @@ def test_what_is_shipped_breaks_nothing_with_its_own_tokenizer(row, kept_tokeniz
         except RendererError:
             continue
         report = check_renderer(made)
-        assert [str(finding) for finding in report.findings] == [] and report.where == row.id
+        assert [str(finding) for finding in report.findings] == [] and report.where == f"renderer {row.id}"
         return
     pytest.skip("its tokenizer lies outside the repository")
 

@@ -17,6 +17,7 @@ _WHERE = {
     "TookTooLong": "limits",
     "byte_tokenizer": "tokens",
     "check": "check",
+    "check_backend": "backends",
     "check_dataset": "datasets",
     "check_env": "check",
     "check_grader": "graders",

@@ -31,7 +31,7 @@ class _Holder:
 
 def check_dataset(dataset: str | DatasetConfig) -> Report:
     """Looks at a dataset with its defaults, by an id or "module:Class", or at a config as it is."""
-    report = Report(dataset if isinstance(dataset, str) else type(dataset).__name__)
+    report = Report(f"dataset {dataset if isinstance(dataset, str) else type(dataset).__name__}")
 
     def make() -> DatasetConfig:
         if isinstance(dataset, str):

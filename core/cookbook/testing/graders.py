@@ -55,7 +55,7 @@ def check_grader(grader: str | Grader, cases: Iterable[Case] = ()) -> Report:
     grader: an id in the registry, or a grader itself. Without cases the reference is "42", or 42; a grader
     that takes neither needs one case at least.
     """
-    report = Report(grader if isinstance(grader, str) else type(grader).__name__)
+    report = Report(f"grader {grader if isinstance(grader, str) else type(grader).__name__}")
     if isinstance(grader, str):
         try:
             grader = registry.find("grader", grader).load()()

@@ -44,7 +44,7 @@ _LEFT = {"model": "any", "env": f"{__name__}:AnyEnv", "data": f"{__name__}:AnyDa
 def check_recipe(id: str) -> Report:
     """Builds a recipe's config, trains nothing. Where it leaves model=, env= or data= to the user, something
     stands for them."""
-    report = Report(id)
+    report = Report(f"recipe {id}")
     try:
         with deadline(PATIENCE_S):
             blueprint = blueprint_of(registry.find("recipe", id))

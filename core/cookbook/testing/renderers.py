@@ -40,7 +40,8 @@ def check_renderer(renderer: str | Renderer, tokenizer: Tokenizer | None = None)
     renderer: an id in the registry, or a renderer itself. tokenizer: for an id; without one, a tokenizer of
     bytes that has the control tokens of ChatML and of Qwen3's calls. A format of others needs its own.
     """
-    report = Report(renderer if isinstance(renderer, str) else renderer.id or type(renderer).__name__)
+    name = renderer if isinstance(renderer, str) else renderer.id or type(renderer).__name__
+    report = Report(f"renderer {name}")
     try:
         with deadline(PATIENCE_S):
             made = renderer

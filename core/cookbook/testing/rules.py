@@ -235,6 +235,42 @@ RULES: dict[str, Rule] = {
         "with --local its values build a config", "local={...} names options of the config, {'env.digits': 1}"
     ),
     "L1.recipe-json": Rule("its values survive JSON", "write numbers, texts, booleans and tuples of them"),
+    # backends
+    "L1.backend-connects": Rule(
+        "it gives a tokenizer, and a training client in a `with`", "mend what the example raises"
+    ),
+    "L1.backend-calls": Rule(
+        "every call that the loops make is there and works", "mend what the example raises"
+    ),
+    "L1.backend-sample": Rule(
+        "a sample keeps max_tokens, ends at a stop and says which it was",
+        'stop_reason is "stop" where its last token is a stop, else "length"',
+    ),
+    "L1.backend-logprobs": Rule(
+        "each sampled token has its log-probability: finite, at temperature 1, that of compute_logprobs",
+        "take log softmax of the logits as they are, before temperature and top_p",
+    ),
+    "L1.backend-forward": Rule(
+        "forward and forward_backward give each target's log-probability by the weights as they are",
+        "logprobs[t] is that of target_tokens[t] after model_input[: t + 1]",
+    ),
+    "L1.backend-trains": Rule(
+        "forward_backward and optim_step raise the probability of what is rewarded",
+        "step against the gradient of the summed loss",
+    ),
+    "L1.backend-idle": Rule(
+        "advantages of 0, and a learning rate of 0, change no weights",
+        "clear the gradient in optim_step; decay only by the weight_decay that is asked for",
+    ),
+    "L1.backend-restores": Rule(
+        "what save_state keeps comes back, the optimizer's state too", "save weights and moments together"
+    ),
+    "L1.backend-version": Rule(
+        "a sampling client keeps its weights while training goes on",
+        "copy the weights when they are published",
+    ),
+    "L2.backend-seed": Rule("the same seed gives the same sample", "key the random stream by the seed alone"),
+    "L2.backend-greedy": Rule("temperature 0 takes the likeliest token", "take the argmax of the logits"),
 }
 
 

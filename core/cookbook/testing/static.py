@@ -39,7 +39,7 @@ def check_plugin(
     may take. Raises `UnknownIdError` for a namespace there isn't.
     """
     told = facts_of(namespace, patience_s)
-    report = Report(namespace)
+    report = Report(f"plugin {namespace}")
     if not told or told[0]["hung"]:  # it would hang, or end, this process too
         why = told[0]["error"] if told else "the process that imports it died, or hung"
         report.find("L0.loads", f"importing it: {why}")
