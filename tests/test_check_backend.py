@@ -147,10 +147,11 @@ class ForgetsMoments(Client):
 
 
 class Shares(Client):
-    """What is published is what is trained."""
+    """What is published is what is trained, from the second time on."""
 
     def save_weights_and_get_sampling_client(self):
-        return Answer(self.sampler(self.table))
+        table, self.published = self.table if hasattr(self, "published") else self.table.copy(), True
+        return Answer(self.sampler(table))
 
 
 class Stale(Client):
@@ -192,8 +193,8 @@ FAULTS = {
     FewLogprobs: ("L1.backend-logprobs", "6 tokens have the log-probabilities"),
     Tempered: ("L1.backend-logprobs", "0.3 apart"),
     Shifted: ("L1.backend-forward", r"forward \[.*, not \["),
-    Idle: ("L1.backend-trains", "after three steps"),
-    Uphill: ("L1.backend-trains", "after three steps"),
+    Idle: ("L1.backend-trains", "after six steps"),
+    Uphill: ("L1.backend-trains", "after six steps"),
     Decays: ("L1.backend-idle", "advantages of 0 changed"),
     OwnRate: ("L1.backend-idle", "a learning rate of 0 changed"),
     ForgetsWeights: ("L1.backend-restores", "came back"),

@@ -158,7 +158,15 @@ def test_an_id_that_is_not_there_is_a_finding_and_one_of_another_tokenizer_is_no
     assert "there is no renderer core/nothing" in rules("core/nothing")["L1.renderer-builds"]
     report = check_renderer("core/llama3")
     assert report.findings == []
-    assert "isn't this format's: the tokenizer of 'bytes' has no" in report.unchecked["L1.renderer-builds"]
+    assert "has no control token '<|" in report.unchecked["L1.renderer-builds"]
+
+
+def test_a_format_of_a_models_own_template_is_not_looked_for_on_the_hub(monkeypatch):
+    import huggingface_hub
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", None)
+    report = check_renderer("core/hf")
+    assert report.findings == [] and report.unchecked
 
 
 @pytest.mark.parametrize("id", ["core/chatml", "core/smollm2", "core/role_colon", "core/qwen3_instruct"])

@@ -8,7 +8,7 @@ from typing import Any
 
 from .configs import from_argv
 from .errors import ConfigError
-from .testing.check import check
+from .testing.checks import check
 from .testing.rules import RULES, Report
 
 HELP = """\

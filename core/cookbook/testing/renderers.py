@@ -8,6 +8,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from ..errors import CookbookError
@@ -15,7 +16,7 @@ from ..rendering import Rendered, Renderer, Tokenizer, get_renderer
 from ..types import Message
 from .limits import TookTooLong, deadline
 from .rules import Report
-from .tokens import CALLS, byte_tokenizer
+from .tokens import CALLS, byte_level
 
 PATIENCE_S = 30.0
 LISTS = 300
@@ -46,7 +47,7 @@ def check_renderer(renderer: str | Renderer, tokenizer: Tokenizer | None = None)
         with deadline(PATIENCE_S):
             made = renderer
             if isinstance(made, str):
-                made = get_renderer(made, tokenizer or byte_tokenizer((*CALLS, *_TOOLS)))
+                made = get_renderer(made, tokenizer or _bytes())
             made.build_generation_prompt([Message(role="user", content="a")])
     except CookbookError as error:
         if isinstance(renderer, str) and tokenizer is None and "there is no renderer" not in str(error):
@@ -59,6 +60,11 @@ def check_renderer(renderer: str | Renderer, tokenizer: Tokenizer | None = None)
         return report
     _Check(made, report).all()
     return report
+
+
+def _bytes() -> Tokenizer:
+    """Named like a folder, where a format that looks for files of its model finds none without the hub."""
+    return Tokenizer(byte_level((*CALLS, *_TOOLS)), str(Path(__file__).parent))
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from importlib import metadata
 from typing import Any
 
 from .. import registry
 from ..configs import config_class, is_import_string
 from ..errors import ConfigError, CookbookError, PluginError
 from ..kinds import EnvConfig
+from .backends import check_backend
 from .cost import check_cost
 from .datasets import check_dataset
 from .determinism import check_determinism
@@ -18,6 +20,7 @@ from .recipes import check_recipe
 from .renderers import check_renderer
 from .rewards import check_rewards
 from .rules import RULES, Report
+from .static import check_plugin
 from .subject import PATIENCE_S, Subject, build, told
 
 
@@ -81,12 +84,12 @@ def check(
 def _reports(target: str, values: Mapping[str, Any], count: Any) -> list[Report]:
     if is_import_string(target, "env"):
         return [check_env(target, values, count=count)]
-    plugins = {plugin.namespace: plugin for plugin in registry.default().plugins}
-    if "/" not in target and ":" not in target and target in plugins:
-        from .static import check_plugin
-
-        rows = plugins[target].rows
-        return [check_plugin(target), *(_row(row, {}, count) for row in rows if row.kind in _KINDS)]
+    if any(point.name == target for point in metadata.entry_points(group="cookbook")):
+        package = check_plugin(target)
+        if any(finding.rule == "L0.loads" for finding in package.findings):
+            return [package]  # before anything of it is imported here: it may hang
+        rows = [row for row in registry.default().rows() if row.id.partition("/")[0] == target]
+        return [package, *(_row(row, {}, count) for row in rows if row.kind in _KINDS)]
     return [_row(row, values, count) for row in registry.default().find_all(target) if row.kind in _KINDS]
 
 
@@ -96,6 +99,7 @@ _KINDS = {
     "renderer": check_renderer,
     "dataset": check_dataset,
     "recipe": check_recipe,
+    "backend": check_backend,
 }
 
 
