@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import re
+import sys
+import tomllib
 from pathlib import Path
 
 import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+import consoles
 
 from cookbook import cli, hookspecs, registry
 from cookbook.runs import read_rows
@@ -62,6 +67,35 @@ def test_every_make_target_that_a_page_names_exists():
         assert set(re.findall(r"(?:`|^ +)make ([\w-]+)", page.read_text(), re.MULTILINE)) <= targets, (
             page.name
         )
+
+
+def test_every_hook_has_a_section_with_an_example_that_loads(tmp_path, monkeypatch):
+    text = (ROOT / "docs" / "09-hooks.md").read_text()
+    headings = re.findall(r"^## (\w+_\w+)$", text, re.MULTILINE)
+    assert sorted(headings) == sorted(registry.HOOKS)
+    place = consoles.Place(tmp_path, installs=False)
+    for block in consoles.blocks(text):
+        name, added = block.value("title"), block.value("append")
+        if name or added:
+            place.write(name or added, "".join(f"{line}\n" for line in block.lines), add=bool(added))
+    info = place.top / "cookbook_plugin_words-0.1.0.dist-info"
+    info.mkdir()
+    project = tomllib.loads((place.top / "pyproject.toml").read_text())["project"]
+    head = f"Name: {project['name']}\nVersion: {project['version']}\n"
+    (info / "METADATA").write_text(head + "".join(f"Requires-Dist: {d}\n" for d in project["dependencies"]))
+    points = "".join(f"{k} = {v}\n" for k, v in project["entry-points"]["cookbook"].items())
+    (info / "entry_points.txt").write_text(f"[cookbook]\n{points}")
+    monkeypatch.syspath_prepend(place.top)
+    try:
+        found = registry.Registry.scan([place.top])
+        (plugin,) = found.plugins
+        assert (plugin.status, plugin.problems) == ("ok", [])
+        assert {row.kind for row in plugin.rows} == set(registry.KINDS)
+        assert all(row.load() for row in plugin.rows)
+        assert found.renderer_for_model("words/8B") == "words/terse"
+    finally:
+        for module in [name for name in sys.modules if name.startswith("cookbook_plugin_words")]:
+            del sys.modules[module]
 
 
 def test_every_hook_says_in_its_docstring_what_it_is_for():
