@@ -9,8 +9,9 @@ What a page may hold:
   follows.
 - ```console embedded, or any block so marked: needs the embedded model, or a package index (`pip install`).
 - ```python title=my_envs.py, or another language: a file, written before what follows. append=my_envs.py
-  adds to one.
+  adds to one, after two empty lines.
 - ```python from=core/cookbook/rl.py: lines of that file, in their order; "..." stands for what is left out.
+- ```python tested=tests/test_tools.py: code that this test takes from the page and runs.
 - a command in an indented block is for the reader's machine (a key, a download, hours): the options of a
   `cookbook run` are settled, so that its ids and options exist, and of others that there is such a command.
 
@@ -34,7 +35,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from cookbook import cli, configs, registry
+from cookbook import cli, configs, launch, registry
 from cookbook.errors import CookbookError
 
 ROOT = Path(__file__).parents[1]
@@ -56,7 +57,7 @@ _MEASURED = re.compile(
 )
 
 _FENCE = re.compile(r"^```(\w*) *(.*)$")
-_COMMAND = re.compile(r"^ {4}((?:cookbook|make|pip|pytest|python3?|source|export|git) .*)$")
+_COMMAND = re.compile(r"^ {4}((?:cd \S+ && )?(?:cookbook|make|pip|pytest|python3?|source|export|git) .*)$")
 _EXITS = re.compile(r"^(.*?) +# exits with (\d+)$")
 _FOR_THE_READER = ("make", "pip", "pytest", "python", "python3", "source", "export", "git")
 _PLACEHOLDER = re.compile(r"ID|RUN|NAME|KIND|FILE\S*|\[.*")
@@ -212,7 +213,7 @@ class Place:
         if self.top not in path.parents:
             raise ValueError(f"{name} lies outside of the page's folder")
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text((path.read_text() if add else "") + text)
+        path.write_text((path.read_text() + "\n\n" if add else "") + text)
 
     def run(self, command: str) -> tuple[int, list[str]]:
         """Exit code, and the lines printed on either stream."""
@@ -257,7 +258,7 @@ def run_page(page: Path, folder: Path, *, embedded: bool = False) -> Outcome:
                 problem, shows = _console(block, place)
                 outputs.append((block, shows))
             else:
-                problem = _other(block, place)
+                problem = _other(block, place, page.name)
         except (ValueError, OSError) as error:
             problem = str(error)
         if problem:
@@ -294,7 +295,7 @@ def _without_gap(lines: list[str]) -> tuple[list[str], list[str]]:
     return lines[:n], lines[n:]
 
 
-def _other(block: Block, place: Place) -> str:
+def _other(block: Block, place: Place, page: str) -> str:
     """What is wrong with a block that shows no output; "" for nothing."""
     body = "".join(line + "\n" for line in block.lines)
     if block.kind == "indented":
@@ -303,9 +304,11 @@ def _other(block: Block, place: Place) -> str:
         place.write(name, body, add=bool(block.value("append")))
     elif source := block.value("from"):
         return _quoted(body, (ROOT / source).read_text(), source)
+    elif test := block.value("tested"):
+        return "" if page in (ROOT / test).read_text() else f"{test} doesn't name {page}"
     elif block.kind in ("python", "bash", "sh", "shell"):
         return (
-            f"nothing runs this {block.kind} block: give it title=FILE or from=SOURCE, or make it ```console"
+            f"nothing runs this {block.kind} block: give it title=, from= or tested=, or make it ```console"
         )
     return ""
 
@@ -332,7 +335,9 @@ def _quoted(body: str, source: str, name: str) -> str:
 
 def _for_the_reader(command: str, place: Place) -> str:
     """What is wrong with a command that isn't run here, as far as can be told."""
-    words = shlex.split(command, comments=True)
+    there = re.match(r"cd (\S+) && (.*)", command)
+    where = ROOT / there[1] if there else place.now
+    words = shlex.split(there[2] if there else command, comments=True)
     if words[0] in _FOR_THE_READER:
         return ""
     if words[1] != "run" or any(_PLACEHOLDER.fullmatch(word) for word in words):
@@ -340,7 +345,7 @@ def _for_the_reader(command: str, place: Place) -> str:
         known = words[1] in cli.COMMANDS or "/".join(words[1:3]) in of_plugins
         return "" if known else f"there is no `cookbook {words[1]}`"
     try:
-        with contextlib.chdir(place.now):
+        with contextlib.chdir(where):
             _settle(words[2:])
     except CookbookError as error:
         return f"`{command}`: {error}"
@@ -354,10 +359,10 @@ def _for_the_reader(command: str, place: Place) -> str:
 def _settle(argv: list[str]) -> None:
     """What `cookbook run` does before anything is loaded; raises `CookbookError` where that fails."""
     words, flags = cli._split(argv, ["--local", "--dry-run", "--help"], ["--name"])
-    blueprint = cli._blueprint(registry.find("recipe", words[0]))
+    blueprint = launch.blueprint_of(registry.find("recipe", words[0]))
     layers = configs.layers_of(blueprint)
     if "--local" in flags:
-        layers.append(("local", cli._local_values(blueprint)))
+        layers.append(("local", launch.local_values(blueprint)))
     configs.settle(blueprint.target, [*layers, configs.from_argv(words[1:])])
 
 

@@ -140,6 +140,8 @@ def test_a_quotation_must_stand_in_its_source(problems):
 def test_python_that_nothing_runs_is_a_problem(problems):
     (problem,) = problems("```python\nprint(1)\n```\n")
     assert "nothing runs this python block" in problem
+    (problem,) = problems("```python tested=tests/test_floors.py\nprint(1)\n```\n")
+    assert "tests/test_floors.py doesn't name page.md" in problem
 
 
 def test_a_command_for_the_reader_must_exist_and_settle(problems):
@@ -147,6 +149,7 @@ def test_a_command_for_the_reader_must_exist_and_settle(problems):
     assert problems("    cookbook resume RUN\n    cookbook local setup\n    make demo\n") == []
     (problem,) = problems("Words.\n\n    cookbook run math/gsm8k env.few_shots=1\n")
     assert problem.startswith("page.md:3:") and "there is no option" in problem
+    assert problems("    cd examples && cookbook run core/rl env=two_seats:Nim model=...\n") == []
     assert "there is no `cookbook ruin`" in problems("    cookbook ruin math/gsm8k\n")[0]
 
 

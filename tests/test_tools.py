@@ -427,9 +427,9 @@ def test_smollm2_with_tools_but_none_declared_renders_as_chatml_always_did(id, k
 
 
 def test_what_the_page_about_tools_says_is_so():
-    page = (Path(__file__).parents[1] / "docs" / "tools.md").read_text()
+    page = (Path(__file__).parents[1] / "docs" / "05-tools.md").read_text()
     question, safe = (
-        compile(block, "tools.md", "exec") for block in re.findall(r"```python\n(.*?)```", page, re.S)
+        compile(block, "05-tools.md", "exec") for block in re.findall(r"```python.*?\n(.*?)```", page, re.S)
     )
     names: dict[str, Any] = {"__name__": "page"}
     exec(question, names)
