@@ -47,6 +47,7 @@ _NUMBER = re.compile(r"[-+]?\d+\.\d+(e[-+]?\d+)?|\bnan\b")
 RULES = [
     ("the time and hash in the name of a run's folder", r"-\d{8}-\d{6}-[0-9a-f]{4}\b", "-TIME-HASH"),
     ("a duration", r"\b\d+(\.\d+)?( ?)(us|ms|s|seconds|minutes)\b", r"N\2\3"),
+    ("a rate, or a duration with its name", r"([_/](?:per_s|s|ms|us)) [\d.e+-]+", r"\1 N"),
     ("the machine that a run was on", r"^on device .*", "on device ..."),
     ("a line of a source file", r"\.py:\d+", ".py:N"),
     ("what a model said", r"^  assistant: .*", "  assistant: ..."),

@@ -90,6 +90,7 @@ def test_what_was_left_out_stays_left_out(problems):
         ("on device cpu, dtype bfloat16, threads 2", "on device cpu, dtype float32, threads 1"),
         ("│ reward   │ 0.353 │", "│ reward │ 1.0e-04 │"),
         ("  assistant: '= 52'", "  assistant: '= 53'"),
+        ("  cost/turns 1  cost/steps_per_s 245", "  cost/turns 1  cost/steps_per_s 1.2e+03"),
         ("it took 1.2 s", "it took 3 s"),
         ("code a/b.py:12", "code a/b.py:14"),
     ],
@@ -107,6 +108,7 @@ def test_what_differs_between_machines_is_compared_by_its_shape(shown, printed):
         ("run runs/math-arithmetic-20261123-232609-4404", "run runs/chat-sft-20261123-232609-4404"),
         ("  digits  int  2 (default)", "  digits  int  3 (default)"),
         ("reward 0.5", "reward 0.6"),
+        ("  cost/turns 1  cost/steps_per_s 245", "  cost/turns 2  cost/steps_per_s 245"),
     ],
 )
 def test_and_no_more_than_its_shape_is_passed_over(shown, printed):
