@@ -51,7 +51,7 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from .check import check, check_env
+    from .checks import check, check_env
     from .datasets import check_dataset
     from .graders import check_grader
     from .limits import TookTooLong, deadline

@@ -37,7 +37,7 @@ def check_backend(backend: str | BackendConfig, model: str = "") -> Report:
     report = Report(f"backend {backend if isinstance(backend, str) else type(backend).__name__}")
     try:
         row = registry.find("backend", backend) if isinstance(backend, str) else None
-        config = row.load()() if row else backend
+        config: Any = row.load()() if row else backend
     except (CookbookError, TypeError, ValueError) as error:
         report.find("L1.backend-connects", f"{type(error).__name__}: {error}")
         return report

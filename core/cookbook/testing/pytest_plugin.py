@@ -77,7 +77,7 @@ def _refuse_unknown_rules(rules: list[str]) -> None:
 
 def _words(config: pytest.Config, option: str) -> list[str]:
     """What a flag, which may be given more than once, names."""
-    given = ",".join(config.getoption(option))
+    given = ",".join(config.getoption(option) or ())
     return [word.strip() for word in given.split(",") if word.strip()]
 
 

@@ -135,7 +135,7 @@ class _Source:
     def problem(self, place: int, held_out: bool) -> Question:
         entry = self._entry(place, held_out)
         prompt = [*self._examples, self._asked(entry)] if self._examples else self._words(entry)
-        return Question(prompt, entry, self._grader)
+        return Question(prompt, entry, self._grader, answer=self._gold(entry))
 
     def _entry(self, place: int, test: bool) -> dict:
         """The item of a split at a place: round by round, the first whose question belongs to that split.
@@ -160,12 +160,17 @@ class _Source:
     def _asked(self, entry: dict) -> Message:
         return Message(role="user", content=self._words(entry))
 
-    def _worked(self, entry: dict) -> list[Message]:
+    def _gold(self, entry: dict) -> str:
+        """The reference answer as a reply; empty for the families that have none."""
         gold = entry["answer"]
         if not isinstance(gold, str):
+            return ""
+        return f"<answer>{gold}</answer>" if self._tags else gold
+
+    def _worked(self, entry: dict) -> list[Message]:
+        if not self._gold(entry):
             raise ConfigError(f"examples: {self._family.name} has no reference answers; set examples=0")
-        said = f"<answer>{gold}</answer>" if self._tags else gold
-        return [self._asked(entry), Message(role="assistant", content=said)]
+        return [self._asked(entry), Message(role="assistant", content=self._gold(entry))]
 
 
 def held_out(question: str) -> bool:
