@@ -99,7 +99,7 @@ def test_a_plugin_is_checked_beside_its_authors_tests(author):
     checks += ["grader:words/slow::L3", "recipe:words/first::L1"]
     assert list(done.outcomes) == ["test_own.py::test_own", *(f"cookbook-check::{name}" for name in checks)]
     summary = done.out.partition("= cookbook-check =")[2]
-    assert "warning L3.grader-slow grader words/slow: letters, reference '42': 1." in summary
+    assert "grader words/slow: warning L3.grader-slow: letters, reference '42': 1." in summary
     done = author("--cookbook-check=words", "--cookbook-ignore=L3.grader-slow")
     assert "= cookbook-check =" not in done.out
 
@@ -114,7 +114,7 @@ def test_a_broken_rule_fails_its_level_alone_and_says_how_to_mend_it(author):
         "cookbook-check::grader:words/exact::L3": "FAILED",
         "cookbook-check::recipe:words/first::L1": "PASSED",
     }
-    assert "FAILED L3.grader-raises grader words/exact: nothing, reference '42': IndexError" in done.out
+    assert "FAILED L3.grader-raises: nothing, reference '42': IndexError" in done.out
     assert f"mend: {RULES['L3.grader-raises'].mend}" in done.out
     assert "Traceback" not in done.out and "pytest_plugin.py" not in done.out
     author(*flags, "--cookbook-ignore=L3.grader-raises, L3.grader-slow", parts=parts)

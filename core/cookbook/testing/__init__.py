@@ -38,6 +38,7 @@ __all__ = [
     "TookTooLong",
     "byte_tokenizer",
     "check",
+    "check_backend",
     "check_dataset",
     "check_env",
     "check_grader",
@@ -51,6 +52,7 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
+    from .backends import check_backend
     from .checks import check, check_env
     from .datasets import check_dataset
     from .graders import check_grader

@@ -188,7 +188,8 @@ class _Check:
         sampler = await self.client.save_weights_and_get_sampling_client()
         now, trained = await self.scored(sampler), await self.forward()
         first = await self.scored(self.sampler)
-        if _apart(now, trained) > CLOSE or _apart(now, first) <= self.same:
+        learned = _apart(trained, first) > self.same
+        if _apart(now, trained) > CLOSE or (learned and _apart(now, first) <= self.same):
             told = f"{_numbers(now)}, the trainer {_numbers(trained)}, the first sampler {_numbers(first)}"
             self.report.find("L1.backend-version", f"a new sampler says {told}")
         await self.step()

@@ -138,7 +138,7 @@ class Level(pytest.Item):
         ignored = _words(self.config, "--cookbook-ignore")
         report = self.parent.report(*self.checked)
         found = [f for f in report.findings if f.rule.startswith(f"{self.level}.") and f.rule not in ignored]
-        notes = [f"{finding}" for finding in found if finding.warns]
+        notes = [f"{report.where}: {finding}" for finding in found if finding.warns]
         left = {rule: why for rule, why in report.unchecked.items() if rule.startswith(f"{self.level}.")}
         notes += [f"not looked at {rule} {report.where}: {why}" for rule, why in left.items()]
         self.user_properties += [("cookbook-check", note) for note in notes]
