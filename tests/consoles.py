@@ -131,6 +131,7 @@ def normal(line: str) -> str:
     """A line as it is compared."""
     if _MEASURED.match(line):
         line = re.sub(r"[─━]+", "─", re.sub(r" +", " ", _NUMBER.sub("N", line)))
+        line = line.replace(" kl_k1 N", "")  # where all groups were constant there is none
     for _, pattern, instead in RULES:
         line = re.sub(pattern, instead, line)
     return line.rstrip()

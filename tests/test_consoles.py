@@ -86,6 +86,7 @@ def test_what_was_left_out_stays_left_out(problems):
             "step  1/50  reward 0.211  kl_k1 -6.0e-04  step_s 12.142",
             "step  1/50  reward 0.900  kl_k1 0.002  step_s 2.023",
         ),
+        ("step 17/20  reward 0.900  kl_k1 0.002  step_s 2.0", "step 17/20  reward 1.000  step_s 9.6"),
         ("eval of version 0: correct 0.380 ± 0.034", "eval of version 0: correct 0.410 ± 0.030"),
         ("on device cpu, dtype bfloat16, threads 2", "on device cpu, dtype float32, threads 1"),
         ("│ reward   │ 0.353 │", "│ reward │ 1.0e-04 │"),
