@@ -4,8 +4,8 @@ BIN := .venv/bin
 DISTS := . plugins/math plugins/chat plugins/reasoning plugins/local
 SHELL := /bin/bash
 
-.PHONY: install demo demo-seeds test test-embedded test-interop test-reasoning test-wheels check bench \
-	bench-lag bench-local bench-memory bench-soak docs wheels
+.PHONY: install demo demo-seeds test test-embedded test-interop test-reasoning test-wheels test-newcomer check bench \
+	bench-lag bench-local bench-memory bench-soak docs docs-newcomer wheels
 
 install: .venv/.installed
 
@@ -58,6 +58,14 @@ test-interop: install .interop/.installed
 # The dists as a user gets them, in a new environment.
 test-wheels: install wheels
 	$(BIN)/python -m pytest -m wheels
+
+# What a new user types, from the wheels in a new environment: five minutes, and the network for pip.
+test-newcomer: install wheels
+	$(BIN)/python -m pytest -m newcomer -s
+
+# The same, written into docs/transcript.md.
+docs-newcomer: install wheels
+	COOKBOOK_WRITE_TRANSCRIPT=1 $(BIN)/python -m pytest -m newcomer -s
 
 # The outputs of the commands in docs/ as they are now, and the catalogue.
 docs: install

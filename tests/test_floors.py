@@ -53,7 +53,7 @@ FLOORS = {
         ),
         4,
     ),
-    **dict.fromkeys(("testing", "check_command", "catalogue_command", "cli"), 5),
+    **dict.fromkeys(("testing", "check_command", "catalogue_command", "new_command", "scaffold", "cli"), 5),
 }
 SOURCES = sorted(CORE.rglob("*.py"))
 PLUGIN_SOURCES = sorted((ROOT / "plugins").glob("*/src/**/*.py"))

@@ -34,6 +34,7 @@ usage: cookbook COMMAND ...
   resume RUN               go on with a run that was killed, interrupted or failed
   eval ENV [KEY=VALUE ...] play held-out tasks, before training or after: `cookbook eval --help`
   runs                     the runs so far; a RUN is a name, the beginning of one, or `last`
+  new NAME                 write a plugin package that trains, to be changed; `cookbook new --help`
   check NAMESPACE | ID     hold a plugin to the rules of its kind; `cookbook check --help`
   render FILE.jsonl ...    conversations as tokens, with what is trained; `cookbook render --help`
   plugins [--json]         installed plugins, and what is wrong with those that don't load
@@ -342,6 +343,12 @@ def _check(argv: list[str]) -> int:
     return _with_help(check_command, argv)
 
 
+def _new(argv: list[str]) -> int:
+    from . import new_command
+
+    return _with_help(new_command, argv)
+
+
 def _eval(argv: list[str]) -> int:
     from . import eval_command
 
@@ -361,6 +368,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "plugins": _plugins,
     "render": _render,
     "check": _check,
+    "new": _new,
 }
 
 if __name__ == "__main__":

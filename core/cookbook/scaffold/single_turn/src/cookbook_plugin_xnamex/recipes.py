@@ -1,0 +1,22 @@
+"""Recipes: what differs from the defaults, and nothing else. `cookbook run xnamex/last-word --help`."""
+
+from __future__ import annotations
+
+import chz
+
+from cookbook import preset
+from cookbook.rl import RLConfig
+
+
+def last_word() -> chz.Blueprint:
+    """For a model on the service; `local` is laid over it by `--local`."""
+    return preset(
+        RLConfig,
+        name="xnamex/last-word",
+        env="xnamex/last-word",
+        model="Qwen/Qwen3-8B",
+        steps=50,
+        max_tokens=64,
+        lr=4e-5,
+        local={"steps": 20, "groups_per_step": 8, "max_tokens": 16, "lr": 3e-4, "eval_tasks": 50},
+    )
