@@ -85,7 +85,7 @@ class Newcomer:
         self.env = kept | pip | {
             "HOME": str(folder),
             "PIP_CACHE_DIR": cache.stdout.strip(),
-            "PIP_FIND_LINKS": str(ROOT / "dist"),
+            "PIP_FIND_LINKS": f"{ROOT / 'dist'} {pip.get('PIP_FIND_LINKS', '')}",
             "PIP_DISABLE_PIP_VERSION_CHECK": "1",
             "COLUMNS": "110",
             "NO_COLOR": "1",
