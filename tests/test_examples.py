@@ -8,6 +8,7 @@ import pickle
 import re
 import shlex
 import shutil
+import subprocess
 import sys
 import tomllib
 from pathlib import Path
@@ -20,7 +21,7 @@ from cookbook.errors import ConfigError, RendererError
 from cookbook.rendering import get_renderer
 from cookbook.rollout import Limits
 from cookbook.runs import read_rows
-from cookbook.testing import byte_tokenizer, play, play_table
+from cookbook.testing import byte_tokenizer, check_env, play, play_table
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 MINIMAL = EXAMPLES / "plugin-minimal"
@@ -214,6 +215,22 @@ def test_plugin_minimal_passes_its_own_tests(monkeypatch):
     assert len(own) == 2
     for test in own:
         test()
+
+
+def test_tool_using_passes_its_own_tests_and_the_check_and_trains(tmp_path, monkeypatch, tiny_model):
+    folder = EXAMPLES / "tool-using"
+    monkeypatch.syspath_prepend(str(folder / "src"))
+    monkeypatch.setenv("PYTHONPATH", str(folder / "src"))
+    words = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(folder / "tests")]
+    done = subprocess.run(words, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stdout
+    env = "cookbook_plugin_prices.basket:Basket"
+    assert not check_env(env).findings
+    here = {"backend": "local/torch", "backend.dtype": "float32", "model": tiny_model}
+    sizes = {"groups_per_step": 1, "group_size": 2, "max_tokens": 8, "eval_every": 0}
+    command = ["cookbook", "run", "core/rl", f"env={env}", "steps=1"]
+    assert run(command, **here, **sizes, renderer="core/chatml_tools") == 0
+    assert rows(tmp_path)[0]["env/tool_calls"] >= 0
 
 
 def test_custom_renderer_prints_reads_and_is_found(tmp_path, install, capsys, tiny_model, monkeypatch):

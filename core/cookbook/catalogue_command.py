@@ -69,12 +69,13 @@ def _body(row: Row) -> list[str]:
 
 def _recipe(blueprint: Any) -> list[str]:
     """A recipe's own values; of one that sets nothing, all options."""
-    lines = []
-    for name, values in [*configs.layers_of(blueprint), ("local", getattr(blueprint, "local", {}))]:
-        if values:
-            said = " ".join(f"{key}={value}" for key, value in sorted(values.items()))
-            lines += [f"{name}: {_code(said)}", ""]
-    return lines[:-1] or _options(blueprint.target)
+    own = [(name, values) for name, values in configs.layers_of(blueprint) if values]
+    lines = [] if own else [*_options(blueprint.target), ""]
+    local = getattr(blueprint, "local", {})
+    for name, values in [*own, *([("local", local)] if local else [])]:
+        said = " ".join(f"{key}={value}" for key, value in sorted(values.items()))
+        lines += [f"{name}: {_code(said)}", ""]
+    return lines[:-1]
 
 
 def _options(config: Any) -> list[str]:

@@ -153,9 +153,7 @@ def _steady(pool: Sequence[str]) -> Policy:
     return lambda messages, key: policy(messages[:1], ("replay", len(messages), *key[-2:]))
 
 
-def _under(
-    seed: int, tables: Sequence[Table], subject: Subject, size: int = 1
-) -> list[tuple[str, str]]:
+def _under(seed: int, tables: Sequence[Table], subject: Subject, size: int = 1) -> list[tuple[str, str]]:
     """What was said and what it was worth, with the global generators seeded first, and put back."""
     state = random.getstate()
     numpy_state = _numpy().get_state() if _numpy() else None

@@ -64,6 +64,11 @@ class _Audit:
         return self.alone or oracle(self.subject.audited[0]) is not None
 
     @property
+    def lenience(self) -> float:
+        """The share of tasks on which junk may win; a partner that plays well may save most of them."""
+        return LENIENCE if self.alone else CONSTANT_SHARE
+
+    @property
     def best(self) -> float:
         return self.subject.config.reward_range[1]
 
@@ -177,7 +182,8 @@ def _junk(audit: _Audit) -> None:
     for rule, what, policies in kinds:
         played = audit.play(lambda i, task, all=policies: against(task, all[i % len(all)]), what)
         won = [(task, episode) for task, (episode, *_) in played if audit.wins(episode)]
-        if audit.judged and len(won) > LENIENCE * len(played):
+        judged = audit.alone if rule == "L3.echo" else audit.judged  # a partner may need what the prompt says
+        if judged and len(won) > audit.lenience * len(played):
             task, episode = won[0]
             reply = short(episode.turns[-1].message.get("content", ""), 40)
             share = f"on {len(won)} of {len(played)} tasks"

@@ -25,7 +25,7 @@ def play(task, *replies):
 
 def test_prices_are_looked_up_and_a_right_number_is_right():
     task = Basket().tasks("train")[0]
-    _, _, m, one, _, n, other, *_ = task.prompt.split()
+    _, _, m, one, _, n, other, *_ = task.prompt[-1]["content"].split()
     first, second = play(task, said("", ("price", {"item": one}), ("price", {"item": other})), said("0"))[:2]
     prices = [int(message["content"]) for message in first.messages]
     assert (first.done, first.reward) == (False, 0.0) and (second.done, second.reward) == (True, 0.0)
@@ -55,7 +55,7 @@ def test_what_is_not_the_number_is_wrong(reply):
 
 
 def test_no_basket_is_both_trained_on_and_held_out_and_prices_stay():
-    prompts = [{task.prompt for task in Basket().tasks(split)} for split in ("train", "test")]
+    prompts = [{task.prompt[-1]["content"] for task in Basket().tasks(split)} for split in ("train", "test")]
     assert not prompts[0] & prompts[1] and len(prompts[1]) == 500
     again = [task.reference for task in Basket().tasks("train")]
     assert [task.reference for task in Basket().tasks("train")] == again

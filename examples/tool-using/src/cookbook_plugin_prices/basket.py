@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import re
 from collections.abc import Sequence
@@ -20,6 +21,7 @@ BASKETS = [
     (*kinds, *counts) for kinds in combinations(GOODS, 2) for counts in product(range(2, 10), repeat=2)
 ]
 HELD_OUT = 500
+ASK = "What do {} {} and {} {} cost together? Answer with the number of cents alone."
 
 Operand = Annotated[int, Field(ge=-(10**9), le=10**9)]
 
@@ -44,6 +46,23 @@ class Shop:
 async def calculate(left: Operand, operator: Literal["+", "-", "*"], right: Operand) -> int:
     """Calculates with two whole numbers."""
     return {"+": left + right, "-": left - right, "*": left * right}[operator]
+
+
+def _called(id: str, **arguments: str) -> dict[str, Any]:
+    function = {"name": "price", "arguments": json.dumps(arguments)}
+    return {"id": id, "type": "function", "function": function}
+
+
+# A basket that no task has, worked out: a model that has seen no call makes none, and learns nothing.
+EXAMPLE = [
+    Message(role="user", content=ASK.format(2, "quinces", 3, "spoons")),
+    Message(
+        role="assistant", content="", tool_calls=[_called("1", item="quinces"), _called("2", item="spoons")]
+    ),
+    Message(role="tool", tool_call_id="1", name="price", content="5"),
+    Message(role="tool", tool_call_id="2", name="price", content="2"),
+    Message(role="assistant", content="16"),
+]
 
 
 class OneNumber:
@@ -71,8 +90,9 @@ class Basket(EnvConfig):
         one, other, m, n = BASKETS[i]
         rng = random.Random(f"prices/basket {i}")  # its own, and the same whenever it is made
         shop = Shop({item: rng.randint(1, self.highest) for item in GOODS})
+        ask = Message(role="user", content=ASK.format(m, one, n, other))
         return Question(
-            f"What do {m} {one} and {n} {other} cost together? Answer with the number of cents alone.",
+            [*EXAMPLE, ask],
             reference=m * shop.prices[one] + n * shop.prices[other],
             grader=OneNumber(),
             tools=(shop.price, calculate),

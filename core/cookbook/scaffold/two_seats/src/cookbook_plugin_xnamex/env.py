@@ -66,8 +66,12 @@ class Round:
         return [Teller(self, table), Chooser(self, table)]
 
     def oracle(self, messages: Sequence[Message]) -> str:
-        """The best reply from here, of either player, for `cookbook check`."""
-        return self.word
+        """The best reply of either player to what it sees, for `cookbook check`."""
+        asked = messages[-1]["content"]
+        if asked == HINT.format(word=self.word):
+            return self.word
+        hint = asked.partition("\n")[0]
+        return next((word for word in self.words if word in hint), self.words[0])
 
 
 @dataclass
