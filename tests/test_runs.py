@@ -144,6 +144,14 @@ def test_rows_are_whole_lines_in_the_order_they_came():
     assert (episodes[2]["messages"][1]["content"], episodes[2]["correct"]) == ("é\n", None)
 
 
+def test_half_a_character_is_written_and_read_as_it_was():
+    run = begun()
+    run.log(0, {"text": "a\ud800\\ud800é"})
+    assert read_rows(run.folder)[0]["text"] == "a\ud800\\ud800é"
+    run.end("failed", error="\udcff")
+    assert read_record(run.folder)["error"] == "\udcff"
+
+
 def test_half_a_line_of_a_killed_run_is_no_row():
     run = begun()
     run.log(0, {"text": "é"})

@@ -208,11 +208,11 @@ class Run:
     def _write_record(self, **facts: Any) -> None:
         self.record.update(facts)
         text = json.dumps(self.record, indent=1, ensure_ascii=False)
-        files.replace(self.folder / "record.json", text.encode())
+        files.replace(self.folder / "record.json", _utf8(text))
 
     def _append(self, name: str, row: Mapping[str, Any]) -> None:
         line = json.dumps(row, ensure_ascii=False, allow_nan=False, default=_plain) + "\n"
-        files.append(self.folder / name, line.encode())
+        files.append(self.folder / name, _utf8(line))
         if name in self._rows:
             self._rows[name] += 1
 
@@ -256,6 +256,12 @@ def _keep_rows(path: Path, n: int) -> None:
                     )
                 end += len(line)
         os.truncate(path, end)
+
+
+def _utf8(text: str) -> bytes:
+    """JSON as bytes. Half a character (a lone surrogate, which a model's "\\ud800" is once it is read) stays
+    the escape that it was."""
+    return text.encode(errors="backslashreplace")
 
 
 def _plain(value: Any) -> Any:
