@@ -473,6 +473,8 @@ def test_a_training_run_is_evaluated_by_its_own_model_and_options(cook, odd, tmp
     assert done.code == 0 and done.err.startswith("cookbook: plays env:math/arithmetic with max_tokens, ")
     config = read_record(tmp_path / "runs" / "z")["config"]
     assert (config["env.digits"], config["max_tokens"], config["model"]) == (2, 8, str(tiny_model))
+    done = odd("n=1", "load=")
+    assert (done.code, done.err) == (0, "") and done.lines[0].endswith(f"by {tiny_model}")
     done = cook("eval", "made_up_eval:Odd", "load=y")
     assert done.code == 2 and "run y has no checkpoint" in done.err
 

@@ -295,6 +295,7 @@ def test_a_run_is_found_by_its_name_the_beginning_of_it_its_folder_or_as_the_las
         ("c", "'c' could be core-1, chat-1; give more of it"),
         ("gone", "there is no run 'gone' in runs; `cookbook runs` shows what there is"),
         ("runs/gone", "there is no run 'runs/gone' in runs"),
+        ("", "there is no run '' in runs"),
     ],
 )
 def test_a_run_that_cannot_be_told_is_one_line(word, line):

@@ -105,7 +105,7 @@ def _layers(id: str, typed: Layer, local: bool) -> list[Layer]:
     if env and "env" in typed[1]:
         raise ConfigError(f"env={typed[1]['env'].value} is given besides {env}; keep one")
     said = [getattr(v["env"], "value", v["env"]) for _, v in [*layers, typed] if "env" in v]
-    if "load" in typed[1]:
+    if "load" in typed[1] and typed[1]["load"].value:
         layers += _loaded(typed[1]["load"].value, env or (said[-1] if said else None))
     return [*layers, (typed[0], ({"env": env} if env else {}) | dict(typed[1]))]
 

@@ -294,7 +294,8 @@ def find_run(name: str) -> Path:
         return folders[-1]
     if len(Path(name).parts) > 1 and (Path(name) / "record.json").is_file():
         return Path(name)
-    found = [f for f in folders if f.name == name] or [f for f in folders if f.name.startswith(name)]
+    begin = [f for f in folders if name and f.name.startswith(name)]
+    found = [f for f in folders if f.name == name] or begin
     if len(found) > 1:
         raise UnknownIdError(f"{name!r} could be {', '.join(f.name for f in found)}; give more of it")
     if not found:
