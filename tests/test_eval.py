@@ -476,7 +476,7 @@ def test_a_training_run_is_evaluated_by_its_own_model_and_options(cook, odd, tmp
     done = odd("n=1", "load=")
     assert (done.code, done.err) == (0, "") and done.lines[0].endswith(f"by {tiny_model}")
     done = cook("eval", "made_up_eval:Odd", "load=y")
-    assert done.code == 2 and "run y has no checkpoint" in done.err
+    assert (done.code, done.out) == (2, "") and "run y has no checkpoint" in done.err
 
 
 def test_an_id_of_both_kinds_is_the_environment_with_the_recipes_values(cook):

@@ -48,7 +48,8 @@ class EvaluationConsole(Tracker):
 
     def close(self) -> None:
         self._stop()
-        self._say(f"run {self._run.folder}")
+        if self._run.begun:
+            self._say(f"run {self._run.folder}")
 
     def _stop(self) -> None:
         if self._progress:
