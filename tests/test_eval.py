@@ -500,9 +500,11 @@ def test_an_id_of_both_kinds_is_the_environment_with_the_recipes_values(cook):
 
 
 def test_help_without_an_id_tells_the_options(cook):
-    for words in (["--help"], ["-h"]):
+    for words in (["--help"], ["-h"], ["n=3", "--local", "--help"]):
         done = cook("eval", *words)
         assert (done.code, done.err) == (0, "") and "--compare RUN" in done.out
+    first = cook("eval", "--help", "env:math/arithmetic")
+    assert first.out == cook("eval", "env:math/arithmetic", "-h").out and "env.digits" in first.out
 
 
 def test_a_dry_run_shows_the_prompt_and_the_cost_and_plays_nothing(odd, tmp_path):

@@ -352,9 +352,6 @@ def _new(argv: list[str]) -> int:
 def _eval(argv: list[str]) -> int:
     from . import eval_command
 
-    if {"-h", "--help"} & set(argv) and not eval_command.target(argv):
-        print(eval_command.HELP, end="")
-        return 0
     return eval_command.main(*_split(argv, eval_command.SWITCHES, eval_command.VALUED), argv)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -45,20 +45,18 @@ VALUED = ("--compare", "--name")
 _OF_A_MODEL = ("model", "backend", "renderer", "renderer_options")
 
 
-def target(argv: Sequence[str]) -> str | None:
-    """The id among the words, if there is one."""
-    first = argv[0] if argv else "-"
-    return None if first.startswith("-") or "=" in first else first
-
-
 def main(words: list[str], flags: dict[str, Any], argv: list[str]) -> int:
     """Runs the command, its flags taken apart; returns 0. Raises `CookbookError`, one line each, for what the
     user can mend."""
+    asked = {"--help", "-h"} & set(flags)
     if not words or "=" in words[0]:
+        if asked:
+            print(HELP, end="")
+            return 0
         raise ConfigError("`cookbook eval` needs an environment or a recipe first; `cookbook list env`")
     row = registry.find("recipe", "core/eval")
     layers = _layers(words[0], configs.from_argv(words[1:]), "--local" in flags)
-    if {"--help", "-h"} & set(flags):
+    if asked:
         print(configs.help_text(EvalConfig, layers, color=sys.stdout.isatty()))
         return 0
     settled = configs.settle(EvalConfig, layers)
