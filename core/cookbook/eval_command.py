@@ -92,20 +92,21 @@ def _layers(id: str, typed: Layer, local: bool) -> list[Layer]:
     env, recipe = _found(id)
     blueprint = launch.blueprint_of(recipe or registry.find("recipe", "core/eval"))
     layers = [(name, shared(values)) for name, values in configs.layers_of(blueprint)]
-    over = shared(launch.local_values(blueprint)) if local else {}
-    if env and recipe:
-        kept = [key for _, values in layers for key in values if key != "env" and key not in over]
-        names = ", ".join(dict.fromkeys(key.split(".")[0] for key in kept)) or "nothing"
-        which = f"cookbook: plays env:{env} with {names} of recipe:{recipe.id}"
-        print(f"{which}; env:{env} leaves that out", file=sys.stderr)
+    given, own = [key for _, values in layers for key in values], len(layers)
     if local:
-        layers.append(("local", over))
+        layers.append(("local", shared(launch.local_values(blueprint))))
     if env and "env" in typed[1]:
         raise ConfigError(f"env={typed[1]['env'].value} is given besides {env}; keep one")
     said = [getattr(v["env"], "value", v["env"]) for _, v in [*layers, typed] if "env" in v]
     if "load" in typed[1] and typed[1]["load"].value:
         layers += _loaded(typed[1]["load"].value, env or (said[-1] if said else None))
-    return [*layers, (typed[0], ({"env": env} if env else {}) | dict(typed[1]))]
+    layers.append((typed[0], ({"env": env} if env else {}) | dict(typed[1])))
+    kept = [key for key in given if not any(key in values for _, values in layers[own:])]
+    if env and recipe and kept:
+        names = ", ".join(dict.fromkeys(key.split(".")[0] for key in kept))
+        which = f"cookbook: plays env:{env} with {names} of recipe:{recipe.id}"
+        print(f"{which}; env:{env} leaves that out", file=sys.stderr)
+    return layers
 
 
 def shared(values: Mapping[str, Any]) -> dict[str, Any]:
