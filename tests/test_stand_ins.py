@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 
@@ -199,7 +200,9 @@ def test_the_loop_teaches_a_table_each_answer_in_seconds(tmp_path, monkeypatch, 
 def test_a_test_asks_in_one_line_whether_a_reward_is_learnt():
     rewards = learn(Codes(), "0123", max_tokens=3)
     assert len(rewards) == 40 and rewards[0] < 0.2 and sum(rewards[-5:]) / 5 > 0.9
+    files = os.listdir("/proc/self/fd")
     assert max(learn(Codes(), "45", steps=3)) == 0.0  # letters that no answer has
+    assert len(os.listdir("/proc/self/fd")) == len(files)
 
 
 def test_a_table_that_sees_the_last_token_alone_cant_tell_the_questions_apart(tmp_path, monkeypatch, capsys):

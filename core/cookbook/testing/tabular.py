@@ -359,5 +359,8 @@ def learn(env: EnvConfig, letters: str, **options: Any) -> list[float]:
     config = RLConfig(**{"env": env, **table, **small, **options})
     with tempfile.TemporaryDirectory() as folder:
         run = Run(Path(folder) / "learn", {})
-        asyncio.run(config.run(run))
+        try:
+            asyncio.run(config.run(run))
+        finally:
+            run.end("done")  # closes its files
         return [float(row.get("reward", math.nan)) for row in read_rows(run.folder)]
