@@ -224,6 +224,21 @@ def test_a_backend_that_does_not_connect_is_a_finding():
     assert "no backend core/nothing" in rules("core/nothing")["L1.backend-connects"]
 
 
+def test_a_tokenizer_that_breaks_is_a_finding():
+    @chz.chz
+    class Broken(BackendConfig):
+        default_model = "x"
+
+        def connect(self, run_dir):
+            raise AssertionError("comes after the tokenizer")
+
+        def tokenizer(self, model):
+            raise FileNotFoundError(2, "No such file", "vocab.txt")
+
+    (finding,) = check_backend(Broken()).findings
+    assert finding.rule == "L1.backend-connects" and "vocab.txt" in finding.example
+
+
 def test_without_a_model_nothing_is_looked_at():
     report = check_backend("core/tinker")
     assert (

@@ -57,8 +57,8 @@ def _missing(config: Any) -> str:
         return "it has no default_model: call check_backend(backend, model)"
     try:
         config.tokenizer(config.default_model)
-    except CookbookError as error:
-        return str(error)
+    except Exception as error:  # one that isn't ours is met again by `_connected`, which tells of it
+        return str(error) if isinstance(error, CookbookError) else ""
     return ""
 
 
