@@ -516,6 +516,8 @@ def test_a_dry_run_shows_the_prompt_and_the_cost_and_plays_nothing(odd, tmp_path
     done = odd("n=3", "samples=2", "--dry-run")
     assert (done.code, done.err) == (0, "") and "the evaluation: 3 tasks x 2 tables = 6 episodes" in done.out
     assert "trained" not in done.out and not (tmp_path / "runs").exists()
+    done = odd("n=3", "--dry-run", "--compare", "gone")
+    assert (done.code, done.out) == (2, "") and "there is no run 'gone'" in done.err
 
 
 @pytest.mark.parametrize(

@@ -62,11 +62,11 @@ def main(words: list[str], flags: dict[str, Any], argv: list[str]) -> int:
     settled = configs.settle(EvalConfig, layers)
     for line in settled.dropped:
         print(f"cookbook: {line}", file=sys.stderr)
+    values = settled.values()
+    other = Comparison(flags["--compare"], values) if "--compare" in flags else None
     if "--dry-run" in flags:
         print(asyncio.run(settled.config.dry_run()))
         return 0
-    values = settled.values()
-    other = Comparison(flags["--compare"], values) if "--compare" in flags else None
     folder = new_folder(f"eval/{values['env'].replace(':', '-')}", flags.get("--name"))
     launch.start(Run(folder, provenance(row, argv, settled)), settled.config, quiet="--json" in flags)
     compared = other.against(folder) if other else None
