@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -132,7 +133,7 @@ def test_a_tasks_score_is_added_to_the_steps_rewards(player, fake_client):
     assert [e.reward for e in episodes] == [plain[0].reward + 0.5, None, plain[2].reward]
 
 
-@pytest.mark.parametrize("reward", [float("nan"), float("inf"), "1", np.float32("nan"), 1j])
+@pytest.mark.parametrize("reward", [float("nan"), float("inf"), "1", np.float32("nan"), 1j, 10**400])
 def test_a_reward_that_is_no_finite_number_names_the_env(player, fake_client, reward):
     class Odd(Letters):
         async def step(self, reply):
@@ -149,6 +150,7 @@ def test_a_reward_that_is_no_finite_number_names_the_env(player, fake_client, re
         (([], 1.0, True, {}), "Gym.step gave tuple, not a cookbook.Step"),
         (Step(1.0, True, correct="yes"), "Gym.step gave correct='yes'"),
         (Step(1.0, True, metrics={"speed": float("nan")}), "Gym.step gave the metric speed=nan"),
+        (Step(1.0, True, metrics={"speed": 10**400}), "Gym.step gave the metric speed=1000"),
         (Step(1.0, False), "Gym.step goes on (done=False) without a message to reply to"),
         (Step(1.0, False, "again?"), "Gym.step gave str, not a list of messages"),
         (Step(1.0, False, [{"role": "user"}]), "Gym.step gave a message: it is {'role': 'user'}, not"),
@@ -162,6 +164,17 @@ def test_a_step_that_is_not_as_it_should_be_names_the_env(player, fake_client, a
     with pytest.raises(EnvError) as e:
         play(player, Tables(lambda: [Gym()]), fake_client())
     assert str(e.value).startswith(line) and "\n" not in str(e.value)
+
+
+def test_whatever_numbers_an_env_gives_an_episode_has_floats(player, fake_client):
+    class Gym(Letters):
+        async def step(self, reply):
+            metrics = {"a": Fraction(1, 2), "b": np.float32(0.5), "c": 3}
+            return Step(Fraction(1, 4), True, metrics=metrics)
+
+    (episode,) = play(player, Tables(lambda: [Gym()]), fake_client())
+    assert (episode.reward, episode.metrics) == (0.25, {"a": 0.5, "b": 0.5, "c": 3.0})
+    assert {type(value) for value in (episode.reward, *episode.metrics.values())} == {float}
 
 
 def test_a_plain_function_where_an_async_one_belongs_names_the_env(player, fake_client):

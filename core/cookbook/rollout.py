@@ -7,8 +7,6 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
-import math
-import numbers
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -22,7 +20,7 @@ from .errors import BackendError, ConfigError, CookbookError, EnvError, Renderer
 from .rendering import Renderer, plain
 from .schedule import Gate, cancel
 from .streams import stream
-from .types import Env, Episode, Message, Start, Step, StopReason, Task, Turn, check_reward
+from .types import Env, Episode, Message, Start, Step, StopReason, Task, Turn, check_reward, is_finite
 
 log = logging.getLogger("cookbook")
 EpisodeErrors = Literal["raise", "drop_group", "retry"]
@@ -80,7 +78,7 @@ class _Seat:
             stop_reason=self.reason,
             version=version,
             seat=int(self.key[-1]),
-            metrics={name: value for step in self.steps for name, value in step.metrics.items()},
+            metrics={name: float(value) for step in self.steps for name, value in step.metrics.items()},
         )
 
 
@@ -343,7 +341,7 @@ def check_step(step: object, env: Env) -> None:
     if step.correct not in (True, False, None):
         raise EnvError(f"{source} gave correct={step.correct!r}: it is True, False or None for no verdict")
     for name, value in step.metrics.items():
-        if not (isinstance(value, numbers.Real) and math.isfinite(value)):
+        if not is_finite(value):
             raise EnvError(f"{source} gave the metric {name}={value!r}, not a finite number")
 
 

@@ -131,9 +131,17 @@ class Grade:
         return {"right": True, "wrong": False}.get(str(self.verdict))
 
 
+def is_finite(value: Any) -> bool:
+    """Whether it is a real number that a float can hold: an integer may be larger."""
+    try:
+        return isinstance(value, numbers.Real) and math.isfinite(value)
+    except OverflowError:
+        return False
+
+
 def check_reward(reward: Any, source: object) -> None:
     """Raises `EnvError`, which names the source, for what is neither a finite number nor None."""
-    if reward is not None and not (isinstance(reward, numbers.Real) and math.isfinite(reward)):
+    if reward is not None and not is_finite(reward):
         raise EnvError(
             f"{type(source).__name__} gave the reward {reward!r}: a reward is a finite number, or None for "
             "no verdict"
