@@ -12,6 +12,7 @@ from cookbook import Grade, Question, Start, Step
 from cookbook.backends.base import Sampler, together
 from cookbook.data import sequences
 from cookbook.errors import ConfigError, EnvError
+from cookbook.preview import preview
 from cookbook.rollout import Limits, Player
 from cookbook.schedule import Rollouts, Stopped
 
@@ -184,6 +185,14 @@ def test_a_plain_function_where_an_async_one_belongs_names_the_env(player, fake_
 
     with pytest.raises(EnvError, match=r"Gym\.step is a plain function; write `async def step`"):
         play(player, Tables(lambda: [Gym()]), fake_client())
+
+
+def test_a_table_without_a_seat_names_the_task(player, fake_client, chatml):
+    task = Tables(list)
+    with pytest.raises(EnvError, match=r"Tables\.table gave no environment; it gives one a seat"):
+        play(player, task, fake_client())
+    with pytest.raises(EnvError, match=r"Tables\.table gave no environment"):
+        asyncio.run(preview(chatml, [task], 1, 8))
 
 
 def test_a_close_that_is_a_plain_function_names_the_env(player, fake_client):

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 
 from .data import Example
 from .rendering import Rendered, Renderer
-from .rollout import close, opening
+from .rollout import close, opening, table_of
 from .schedule import cancel
 from .types import Env, Task
 
@@ -19,7 +19,7 @@ async def preview(
 
     A seat that opens once another has moved has no prompt yet: it is counted, and its prompt isn't.
     """
-    tables = [await _openings(task.table(), renderer) for task in tasks_P]
+    tables = [await _openings(table_of(task), renderer) for task in tasks_P]
     prompts = [prompt for table in tables for prompt in table if prompt is not None]
     waiting = sum(table.count(None) for table in tables) * group_size
     lines = [f"the first prompt: {len(prompts[0].token_ids)} tokens; the reply is sampled after them", ""]

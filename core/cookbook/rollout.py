@@ -128,8 +128,7 @@ class Player:
         tables: list[list[Env]] = []
         try:
             for _ in range(size):
-                with _guard(f"{type(task).__name__}.table"):
-                    tables.append(list(task.table()))
+                tables.append(table_of(task))
             played = await together(
                 self._admitted(envs, sampler, (*key, table), (*order, table))
                 for table, envs in enumerate(tables)
@@ -260,6 +259,16 @@ class Player:
         if bridge_T is None:
             return self.renderer.build_generation_prompt(messages, tools=start.tools).only_tokens()
         return so_far_T + bridge_T
+
+
+def table_of(task: Task) -> list[Env]:
+    """The environments of one sitting. Raises `EnvError` where there are none."""
+    name = f"{type(task).__name__}.table"
+    with _guard(name):
+        envs = list(task.table())
+    if not envs:
+        raise EnvError(f"{name} gave no environment; it gives one a seat")
+    return envs
 
 
 async def close(env: Env) -> None:
