@@ -440,6 +440,16 @@ def test_what_cannot_be_compared_is_refused_before_it_is_played(odd, tmp_path, w
     assert not (tmp_path / "runs" / "y").exists()
 
 
+def test_what_a_difference_may_come_of_besides_the_model_is_told(odd):
+    odd("n=2", "--name", "x")
+    done = odd("n=3", "samples=2", "temperature=0.5", "limits.max_turns=3", "--compare", "x")
+    assert done.code == 0 and done.lines[-5].startswith("against ")
+    assert done.err.splitlines() == [
+        f"cookbook: --compare x: {what} there, which may make a difference too"
+        for what in ("temperature is 0.5 here and was 1.0", "limits.max_turns is 3 here and was 16")
+    ]
+
+
 def test_tasks_that_changed_under_the_same_options_are_no_pairs(odd, tmp_path):
     odd("n=2", "--name", "x")
     path = tmp_path / "runs" / "x" / "episodes.jsonl"

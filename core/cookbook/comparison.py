@@ -12,11 +12,14 @@ from .scores import paired
 from .types import Episode, Message
 
 _FEW = 8  # tasks that a line names
+_TASKS = ("env", "split", "seed")  # options that say what is played
+_HOW = ("max_tokens", "temperature", "limits")  # that a difference may come of, though not of the model
 
 
 class Comparison:
     """With the evaluation `name`. Raises `ConfigError`, before anything is played, where it is none of the
-    same tasks: another environment or options of it, another split, another seed."""
+    same tasks: another environment or options of it, another split, another seed. notes: lines on what else
+    was otherwise there."""
 
     def __init__(self, name: str, config: Mapping[str, Any]) -> None:
         """config: what is to be evaluated, as a flat layer."""
@@ -30,13 +33,14 @@ class Comparison:
             )
         if status(self.folder) != "done":
             raise ConfigError(f"--compare {name}: it isn't done; `cookbook resume {name}` goes on with it")
-        both = [key for key in {**theirs, **config} if key.split(".")[0] in ("env", "split", "seed")]
-        for key in sorted(both, key=lambda key: key.count(".")):
-            ours, other = config.get(key), theirs.get(key)
-            if ours != other:
-                raise ConfigError(
-                    f"--compare {name}: {key} is {ours} here and was {other} there; give {key}={other}"
-                )
+        differ = [key for key in {**theirs, **config} if config.get(key) != theirs.get(key)]
+        self.notes: list[str] = []
+        for key in sorted(differ, key=lambda key: key.count(".")):
+            what = f"--compare {name}: {key} is {config.get(key)} here and was {theirs.get(key)} there"
+            if key.split(".")[0] in _TASKS:
+                raise ConfigError(f"{what}; give {key}={theirs.get(key)}")
+            if key.split(".")[0] in _HOW:
+                self.notes.append(f"{what}, which may make a difference too")
 
     def against(self, folder: Path) -> dict[str, Any]:
         """`paired` of the tasks that both played; tasks are named by their numbers. Raises `ConfigError` for

@@ -64,6 +64,8 @@ def main(words: list[str], flags: dict[str, Any], argv: list[str]) -> int:
         print(f"cookbook: {line}", file=sys.stderr)
     values = settled.values()
     other = Comparison(flags["--compare"], values) if "--compare" in flags else None
+    for line in other.notes if other else ():
+        print(f"cookbook: {line}", file=sys.stderr)
     if "--dry-run" in flags:
         print(asyncio.run(settled.config.dry_run()))
         return 0
