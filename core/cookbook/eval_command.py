@@ -93,7 +93,7 @@ def _layers(id: str, typed: Layer, local: bool) -> list[Layer]:
     """The recipe, what `--local` lays over it, the loaded run, and what was typed, environment included."""
     env, recipe = _found(id)
     blueprint = launch.blueprint_of(recipe or registry.find("recipe", "core/eval"))
-    layers = [(name, shared(values)) for name, values in configs.layers_of(blueprint)]
+    layers: list[Layer] = [(name, shared(values)) for name, values in configs.layers_of(blueprint)]
     given, own = [key for _, values in layers for key in values], len(layers)
     if local:
         layers.append(("local", shared(launch.local_values(blueprint))))
