@@ -6,20 +6,23 @@ import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from .configs import from_argv
-from .errors import ConfigError
+from . import hints, registry
+from .configs import config_class, from_argv, is_import_string
+from .errors import ConfigError, UnknownIdError
 from .testing.checks import check
 from .testing.rules import RULES, Report
+from .testing.subject import build
 
 HELP = """\
 usage: cookbook check NAMESPACE | ID | module:Class  [env.KEY=VALUE ...]
 
-Holds a plugin, or one of its rows, to the rules of levels L0 to L4: what can be told without running it, the
-protocol, determinism, rewards, cost. Of each rule that is broken it shows the smallest example, and how to
-mend it. Exits with 1 where a rule fails; a warning fails nothing.
+Holds a whole plugin (`cookbook check words`), what one id names (`cookbook check words/brief`), or a class
+in a file of this folder (`cookbook check my_envs:Brief`) to rules: L0 what can be told without running it,
+L1 the protocol, L2 determinism, L3 rewards, L4 cost. Of each rule that is broken it shows the smallest
+example, and how to mend it. Exits with 1 where a rule is broken; a warning breaks none.
 
   env.KEY=VALUE     an option of the environment that is checked
-  --ignore RULES    leaves out the findings of these rules, L3.constant,L2.pickle
+  --ignore RULES    leaves out the findings of these rules: --ignore L3.constant,L2.pickle
   --model MODEL     whose tokens L4 counts: a folder with tokenizer.json, or a hub id; else bytes are counted
   --rules           lists the rules
   --json            for programs
@@ -38,8 +41,10 @@ def main(words: list[str], flags: dict[str, str]) -> int:
         raise ConfigError(
             "`cookbook check` takes a namespace, an id or module:Class; `cookbook check --help`"
         )
+    values = _values(words[1:])
+    _refuse(words[0], values)
     ignore = [rule for rule in flags.get("--ignore", "").split(",") if rule]
-    reports = check(words[0], values=_values(words[1:]), ignore=ignore, count=_counter(flags.get("--model")))
+    reports = check(words[0], values=values, ignore=ignore, count=_counter(flags.get("--model")))
     if "--json" in flags:
         print(json.dumps([report.as_json() for report in reports], indent=1))
     else:
@@ -54,6 +59,25 @@ def _values(words: Sequence[str]) -> dict[str, Any]:
     if strangers:
         raise ConfigError(f"{strangers[0]}=...: the options of an environment look like env.digits=3")
     return {key.removeprefix("env."): value.value for key, value in values.items()}
+
+
+def _refuse(target: str, values: dict[str, Any]) -> None:
+    """What the user can mend, before it looks like a fault of what is checked. Raises `CookbookError`."""
+    found = registry.default()
+    namespaces = {plugin.namespace for plugin in found.plugins}
+    bare = not {"/", ":"} & set(target)
+    if is_import_string(target, "env"):
+        config_class("env", target)
+    elif bare and target not in namespaces and all(row.id != f"core/{target}" for row in found.rows()):
+        hint = hints.unknown_namespace(found.plugins, target)
+        raise UnknownIdError(f"there is no plugin {target}: {hint}")
+    if values and bare and target in namespaces:
+        option = f"env.{next(iter(values))}=..."
+        raise ConfigError(
+            f"{option} is of one environment, and {target} is a namespace: name the environment"
+        )
+    if values:
+        build(target, values)
 
 
 def _counter(model: str | None) -> Callable[[str], int] | None:

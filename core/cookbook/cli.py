@@ -93,9 +93,9 @@ def _dispatch(argv: list[str]) -> int:
 
 
 def _split(
-    argv: list[str], flags: Sequence[str] = (), valued: Sequence[str] = ()
+    argv: list[str], flags: Sequence[str] = (), valued: Sequence[str] = (), command: str = ""
 ) -> tuple[list[str], dict[str, Any]]:
-    """Words, and the flags among them. Raises `ConfigError` for another flag."""
+    """Words, and the flags among them. command: whose help lists them. Raises `ConfigError` for another."""
     words: list[str] = []
     found: dict[str, Any] = {}
     rest = iter(argv)
@@ -107,7 +107,7 @@ def _split(
             if found[word] is None:
                 raise ConfigError(f"{word} needs a value")
         elif word.startswith("-"):
-            raise ConfigError(f"there is no flag {word!r}; `cookbook --help` shows them")
+            raise ConfigError(f"there is no flag {word!r}; `cookbook {command}--help` shows them")
         else:
             words.append(word)
     return words, found
@@ -334,7 +334,8 @@ def _with_help(command: Any, argv: list[str]) -> int:
     if not argv or "-h" in argv or "--help" in argv:
         print(command.HELP, end="")
         return 0
-    return command.main(*_split(argv, command.SWITCHES, command.VALUED))
+    name = command.__name__.rpartition(".")[2].removesuffix("_command")
+    return command.main(*_split(argv, command.SWITCHES, command.VALUED, f"{name} "))
 
 
 def _check(argv: list[str]) -> int:
@@ -352,7 +353,7 @@ def _new(argv: list[str]) -> int:
 def _eval(argv: list[str]) -> int:
     from . import eval_command
 
-    return eval_command.main(*_split(argv, eval_command.SWITCHES, eval_command.VALUED), argv)
+    return eval_command.main(*_split(argv, eval_command.SWITCHES, eval_command.VALUED, "eval "), argv)
 
 
 COMMANDS: dict[str, Callable[[list[str]], int]] = {

@@ -29,14 +29,36 @@ def unknown_id(plugins: Sequence[Plugin], rows: Sequence[Row], kind: str | None,
     if plugin and (plugin.status != "ok" or "hooks" in plugin.kinds):
         state = "is " + plugin.status if plugin.status != "ok" else "is installed"
         return f"{plugin.dist} {plugin.version} {state}: {'; '.join(plugin.problems)}"
-    if plugin is None and namespace in SHIPPED:
-        return f"{SHIPPED[namespace]} isn't installed; pip install {SHIPPED[namespace]}"
+    if plugin is None and (missing := _not_installed(namespace)):
+        return missing
     ids = list(dict.fromkeys(row.id for row in rows))
     near = [other for other in ids if other.partition("/")[2] == name]
     near = near or difflib.get_close_matches(id, ids, n=1)
     listing = f"`cookbook list {kind}`" if kind else "`cookbook list`"
     guess = f"did you mean {' or '.join(near)}? " if near else ""
     return f"{guess}{listing} lists what there is"
+
+
+def _not_installed(namespace: str) -> str:
+    """Which package would bring a namespace: one of this project's, or one that lies here; else ""."""
+    dist = f"cookbook-plugin-{namespace}"
+    if namespace in SHIPPED:
+        return f"{dist} isn't installed; pip install {dist}"
+    if Path(dist, "pyproject.toml").is_file():
+        return f"{dist} lies here and isn't installed; pip install -e {dist}"
+    return ""
+
+
+def unknown_namespace(plugins: Sequence[Plugin], namespace: str) -> str:
+    """What to do about a namespace that no plugin has."""
+    import difflib
+
+    out_of_date = [problem for old in stale() if old.namespace == namespace for problem in old.problems]
+    if out_of_date or (missing := _not_installed(namespace)):
+        return "; ".join(out_of_date) or missing
+    near = difflib.get_close_matches(namespace, [plugin.namespace for plugin in plugins], n=1)
+    guess = f"did you mean {near[0]}? " if near else ""
+    return f"{guess}`cookbook plugins` lists what is installed, and `pip install -e FOLDER` adds to it"
 
 
 def stale() -> list[Plugin]:

@@ -34,7 +34,7 @@ class _Holder:
 def build(id: str, values: Mapping[str, Any]) -> EnvConfig:
     """The environment of an id, or of "module:Class", with these options. Raises `CookbookError`."""
     layer = {"env": id} | {f"env.{name}": value for name, value in values.items()}
-    return settle(_Holder, [("check", layer)]).config.env
+    return settle(_Holder, [("command line", layer)]).config.env
 
 
 def values_of(id: str, config: EnvConfig) -> dict[str, Any]:
