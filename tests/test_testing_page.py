@@ -36,6 +36,16 @@ def test_the_page_names_every_check():
     assert [name for name in testing.__all__ if name.startswith("check") and f"`{name}(" not in text] == []
 
 
+def test_the_page_explains_every_fact():
+    sources = Path(testing.__file__).parent.glob("*.py")
+    found = {m for s in sources for m in re.findall(r'report\.facts\[f?"([^"]+)"\]', s.read_text())}
+    names = {
+        name.replace("{unit}", u).replace("{split}", "train") for name in found for u in ("bytes", "tokens")
+    }
+    assert "cost/prompt_tokens" in names
+    assert [name for name in sorted(names) if f"`{name}`" not in page().read_text()] == []
+
+
 if __name__ == "__main__":
     sys.stdout.write(f"{page()}\n")
     page().write_text(TABLE.sub(lambda _: table(), page().read_text()))
