@@ -132,6 +132,7 @@ def test_what_is_not_there_is_a_line(author):
     assert (
         "ERROR: --cookbook-check=words/exat: there is no row words/exat: did you mean words/exact" in done.err
     )
+    assert "there is no plugin wordz: did you mean words?" in author("--cookbook-check=wordz", code=4).err
     done = author("--cookbook-check=words", "--cookbook-ignore=L9.no", code=4)
     assert "--cookbook-ignore: there is no rule 'L9.no'" in done.err
 

@@ -105,7 +105,8 @@ class Checks(pytest.Collector):
 
     def _things(self, target: str) -> list[tuple[str, str]]:
         """(kind, id) of what a target names; the plugin itself has its namespace for an id."""
-        from .. import registry
+        from .. import hints, registry
+        from ..errors import UnknownIdError
 
         found = registry.default()
         if any(plugin.namespace == target for plugin in found.plugins):
@@ -113,7 +114,13 @@ class Checks(pytest.Collector):
             return [("plugin", target), *((row.kind, row.id) for row in rows if row.kind in _LEVELS)]
         if ":" in target and target.partition(":")[0] not in registry.KINDS:
             return [("env", target)]
-        return [(row.kind, row.id) for row in found.find_all(target) if row.kind in _LEVELS]
+        try:
+            return [(row.kind, row.id) for row in found.find_all(target) if row.kind in _LEVELS]
+        except UnknownIdError:
+            if {"/", ":"} & set(target):
+                raise
+        hint = hints.unknown_namespace(found.plugins, target)
+        raise UnknownIdError(f"there is no plugin {target}: {hint}")
 
     def report(self, kind: str, id: str) -> Report:
         from . import check, check_plugin
