@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from cookbook import cli, registry
+from cookbook.errors import UnknownIdError
 
 NAUGHTY = """
 import chz
@@ -72,7 +73,7 @@ def test_a_package_that_lies_here_and_is_not_installed_is_named_with_the_command
     mend = "cookbook-plugin-words lies here and isn't installed; pip install -e cookbook-plugin-words"
     assert mend in cook("words")[2]
     assert cli.main(["run", "core/rl", "env=words/last-word", "model=m"]) == 2
-    with pytest.raises(registry.UnknownIdError, match=mend):
+    with pytest.raises(UnknownIdError, match=mend):
         registry.find("recipe", "words/last-word")
 
 

@@ -28,7 +28,7 @@ def table() -> str:
 
 
 def test_the_page_has_every_rule():
-    assert TABLE.search(page().read_text())[0] == table()
+    assert TABLE.findall(page().read_text()) == [table()]
 
 
 def test_the_page_names_every_check():
