@@ -18,6 +18,6 @@ def prices() -> chz.Blueprint:
         steps=50,
         max_tokens=64,
         lr=4e-5,
-        # A call takes 30 tokens, and a prompt with tools is four times as long: fewer of them a step.
-        local={"steps": 15, "groups_per_step": 4, "max_tokens": 32, "lr": 3e-4},
+        # A call takes 30 tokens. Who calls wrongly is told so and goes on, else for 16 turns.
+        local={"steps": 15, "groups_per_step": 4, "max_tokens": 32, "lr": 3e-4, "limits.max_turns": 4},
     )
