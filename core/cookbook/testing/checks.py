@@ -49,6 +49,8 @@ def check_env(
         check_determinism(subject, report)
         check_rewards(subject, report)
         check_cost(subject, report, count)
+    else:
+        report.unchecked["L2 to L4"] = "there is no episode to look at before L1 holds"
     return report
 
 

@@ -17,18 +17,17 @@ from .rules import Report
 from .subject import FAULTS, Subject, build, named, print_of, told, values_of
 from .tokens import CALLS, byte_tokenizer
 
+ROLES = ("system", "developer", "user", "assistant", "tool")
+"""What most chat formats have a form for."""
+
 
 def check_protocol(subject: Subject, report: Report) -> bool:
-    """Looks at L1; whether there is anything for the other levels to look at."""
+    """Looks at L1; whether there is anything for the other levels to look at: episodes that are played."""
     if not _builds(subject, report) or not _has_tasks(subject, report):
         return False
     _survives_json(subject, report)
     _refuses(subject, report)
-    for task in subject.audited:
-        if not _begins(subject, report, task):
-            return False
-    _plays(subject, report)
-    return True
+    return all(_begins(subject, report, task) for task in subject.audited) and _plays(subject, report)
 
 
 def _builds(subject: Subject, report: Report) -> bool:
@@ -58,6 +57,11 @@ def _has_tasks(subject: Subject, report: Report) -> bool:
         return False
     if not len(subject.test):
         report.find("L1.held-out", "tasks('test') is empty")
+    try:
+        _ = subject.audited  # a lazy split may fail anywhere in it
+    except FAULTS as error:
+        report.find("L1.tasks", f"tasks('train'), one of its {len(subject.train)}: {told(error)}")
+        return False
     return True
 
 
@@ -107,35 +111,50 @@ def _begins(subject: Subject, report: Report, task: Any) -> bool:
                 return False
             if any(env is other for env in envs for other in others):
                 report.find("L1.fresh", f"{named(task)}.table() gave one {type(envs[0]).__name__} twice")
-            started = _starts(report, task, envs[0])  # another seat may wait for its turn
-            _closes(report, task, [*envs[1:], *others])
-            return started
+            started = _starts(subject, report, task, envs[0])  # another seat may wait for its turn
+            closed = _closes(report, task, "after start()", envs[:1])
+            _closes(report, task, "before start()", [*envs[1:], *others])
+            return started and closed
     except FAULTS as error:
         report.find("L1.table", f"{named(task)}.table(): {told(error)}")
         return False
 
 
-def _starts(report: Report, task: Any, env: Any) -> bool:
-    async def start() -> Any:
-        try:
-            return await asyncio.wait_for(opening(env), 5)
-        finally:
-            await close(env)
-
+def _starts(subject: Subject, report: Report, task: Any, env: Any) -> bool:
+    limit = subject.patience_s / 2
     try:
-        start_ = asyncio.run(start())
+        start = asyncio.run(_opening(env, limit))
     except FAULTS as error:
         error = getattr(error, "error", error)
         report.find("L1.start", f"{named(task)}: {told(error)}")
         return False
-    if not start_.messages or start_.messages[-1]["role"] not in ("user", "tool"):
-        last = start_.messages[-1]["role"] if start_.messages else "nothing"
+    if start is None:
+        report.find("L1.start", f"{named(task)}: start() waited for more than {limit:g} s")
+        return False
+    if not start.messages or start.messages[-1]["role"] not in ("user", "tool"):
+        last = start.messages[-1]["role"] if start.messages else "nothing"
         report.find("L1.opening", f"{named(task)}: the opening ends with {last}")
-    _renders(report, task, start_)
-    return True
+    _renders(report, task, start)
+    return bool(start.messages)
+
+
+async def _opening(env: Any, limit: float) -> Any:
+    """None where it takes longer."""
+    clock = asyncio.timeout(limit)
+    try:
+        async with clock:
+            return await opening(env)
+    except TimeoutError:
+        if not clock.expired():  # the environment's own
+            raise
+        return None
 
 
 def _renders(report: Report, task: Any, start: Any) -> None:
+    strange = [message["role"] for message in start.messages if message["role"] not in ROLES]
+    if strange:
+        report.find("L1.renders", f"{named(task)}: a message of the role {strange[0]!r}")
+        return
     id = "core/qwen3_instruct" if start.tools else "core/chatml"
     if any(not isinstance(message["content"], str) for message in start.messages):
         return  # images and the like: not every format has them
@@ -147,7 +166,7 @@ def _renders(report: Report, task: Any, start: Any) -> None:
         report.find("L1.renders", f"{named(task)}: {told(error)}")
 
 
-def _closes(report: Report, task: Any, envs: list[Any]) -> None:
+def _closes(report: Report, task: Any, when: str, envs: list[Any]) -> bool:
     """Also what was never started: a run that is interrupted closes it all the same."""
 
     async def close_all() -> None:
@@ -157,27 +176,28 @@ def _closes(report: Report, task: Any, envs: list[Any]) -> None:
     try:
         asyncio.run(close_all())
     except FAULTS as error:
-        report.find(
-            "L1.close", f"{named(task)}: close() before start(): {told(getattr(error, 'error', error))}"
-        )
+        report.find("L1.close", f"{named(task)}: close() {when}: {told(getattr(error, 'error', error))}")
+        return False
+    return True
 
 
-def _plays(subject: Subject, report: Report) -> None:
+def _plays(subject: Subject, report: Report) -> bool:
     """Ordinary replies: words of the prompt, numbers, texts."""
+    policy = anything(["yes", "no", "1", "2", "A", "I don't know."])
     for i, task in enumerate(subject.audited):
         try:
-            policy = anything(["yes", "no", "1", "2", "A", "I don't know."])
             episodes = play([Table(task, policy, (i,))], seconds=subject.patience_s)
         except EnvError as error:
             rule = "L3.finite" if "gave the reward" in str(error) else "L1.step"
             report.find(rule, f"{named(task)}: {error}")
-            return
+            return False
         except TookTooLong as error:
             report.find("L3.hangs", f"{named(task)}: {told(error)}")
-            return
+            return False
         except FAULTS as error:
             report.find("L1.raises", f"{named(task)}: {told(error)}")
-            return
+            return False
         if any(episode.stop_reason == "timeout" for episode in episodes):
             report.find("L3.hangs", f"{named(task)}: a step waited for more than {subject.patience_s:g} s")
-            return
+            return False
+    return True

@@ -309,6 +309,10 @@ class Report:
         if all(finding.rule != rule for finding in self.findings):
             self.findings.append(Finding(rule, " ".join(example.split())))
 
+    def found(self, *rules: str) -> bool:
+        """Whether one of these is broken."""
+        return any(finding.rule in rules for finding in self.findings)
+
     @property
     def failed(self) -> bool:
         return any(not finding.warns for finding in self.findings)

@@ -125,10 +125,14 @@ def short(value: Any, most: int = 120) -> str:
 def named(task: Task, messages: Sequence[Message] | None = None) -> str:
     """A task in an example: its question, or its class and the fields it has."""
     if isinstance(task, Question):
-        prompt = task.prompt if isinstance(task.prompt, str) else task.prompt[-1].get("content")
-        return f"{short(prompt, 80)!r}"
+        last = task.prompt if isinstance(task.prompt, str) else [m.get("content") for m in task.prompt[-1:]]
+        return f"{short(last if isinstance(last, str) else ''.join(map(_text, last)), 80)!r}"
     fields = {k: v for k, v in getattr(task, "__dict__", {}).items() if not k.startswith("_")}
     return f"{type(task).__name__}({short(', '.join(f'{k}={v!r}' for k, v in fields.items()), 80)})"
+
+
+def _text(content: Any) -> str:
+    return content if isinstance(content, str) else print_of(content)
 
 
 def told(error: BaseException) -> str:
