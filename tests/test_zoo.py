@@ -15,7 +15,7 @@ import zoo
 
 HERE = str(Path(__file__).parent)
 
-for _part in ("protocol", "chance", "healthy"):
+for _part in ("protocol", "chance", "rewards", "scorers", "healthy"):
     importlib.import_module(f"zoo.{_part}")
 
 

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..types import Episode, Message, Question, Task
-from .drive import Policy, Table, always, anything, oracle, play
+from .drive import Policy, Table, always, anything, play
 from .rules import Report
 from .subject import FAULTS, Subject, build, named, openings, print_of, short, spread, told
 
@@ -122,7 +122,7 @@ def _hash_seed(subject: Subject, report: Report) -> None:
 
 def _episodes(subject: Subject, report: Report) -> None:
     """Alone, again, after another seed of the global generators, and with others in between."""
-    tables = [table for i in spread(len(subject.audited), PLAYED) for table in _tables(subject.audited[i], i)]
+    tables = [table for i in spread(len(subject.audited), PLAYED) for table in _tables(subject, i)]
     alone = [_under(1, [table], subject) for table in tables]
     for table, first in zip(tables, alone, strict=True):
         seeds = {1: "L2.replay", 2: "L2.global-random"}
@@ -144,13 +144,12 @@ def _episodes(subject: Subject, report: Report) -> None:
         )
 
 
-def _tables(task: Task, i: int) -> list[Table]:
+def _tables(subject: Subject, i: int) -> list[Table]:
     """Random replies; and what ought to win as the task says it first, which shows a task that changes."""
-    tables = [Table(task, _steady(["yes", "1", "2", "hold", "A", "[roll]", "[1]"]), ("replay", i))]
-    best = oracle(task)
-    if best and getattr(task, "seats", 1) == 1:
-        tables.append(Table(task, always(best(openings([task])[0], ())), ("replay", i)))
-    return tables
+    policies = [_steady(["yes", "1", "2", "hold", "A", "[roll]", "[1]"])]
+    if i in subject.answers:
+        policies.append(always(subject.answers[i]))
+    return [Table(subject.audited[i], policy, ("replay", i)) for policy in policies]
 
 
 def _steady(pool: Sequence[str]) -> Policy:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import re
+import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from ..rollout import Limits, Player, add_reward, asked, check_step, opening
@@ -26,8 +27,11 @@ class _Actor:
     version: int = 0
 
 
+@dataclass(frozen=True)
 class Driver(Player):
-    """A player without tokens: its episodes' turns hold messages alone."""
+    """A player without tokens: its episodes' turns hold messages alone. took: seconds of each step."""
+
+    took: list[float] = field(default_factory=list)
 
     async def _turns(self, seat: Any, sampler: Any) -> StopReason:
         start = await opening(seat.env)
@@ -38,7 +42,9 @@ class Driver(Player):
             message = Message(role="assistant", content=reply) if isinstance(reply, str) else reply
             seat.turns.append(Turn((), (), (), message, True))
             seat.messages.append(message)
+            began = time.perf_counter()
             step = await asked(seat.env, "step", message)
+            self.took.append(time.perf_counter() - began)
             check_step(step, seat.env)
             seat.reward = add_reward(seat.reward, step.reward, seat.env)
             seat.steps.append(step)
@@ -58,13 +64,22 @@ class Table:
     key: tuple[int | str, ...] = ()
 
 
-def play(tables: Sequence[Table], *, size: int = 1, seconds: float = 10.0, turns: int = 16) -> list[Episode]:
+def play(
+    tables: Sequence[Table],
+    *,
+    size: int = 1,
+    seconds: float = 10.0,
+    turns: int = 16,
+    took: list[float] | None = None,
+) -> list[Episode]:
     """Plays these tables at once, step by step in turn; `size` sittings of each, all seats in order.
+    took: is given the seconds that each step took.
 
     Raises what the environment raises, `EnvError` where it breaks its contract, and `TookTooLong` where
     it isn't over after so many seconds; one that merely waits so long stops with the reason "timeout".
     """
-    driver: Any = Driver(None, 0, Limits(max_turns=turns, episode_timeout_s=seconds))  # type: ignore[arg-type]
+    limits = Limits(max_turns=turns, episode_timeout_s=seconds)
+    driver: Any = Driver(None, 0, limits, took=[] if took is None else took)  # type: ignore[arg-type]
 
     async def all_of_them() -> list[list[Episode]]:
         groups = (driver.group(table.task, size, _Actor(table.policy), table.key) for table in tables)

@@ -36,7 +36,7 @@ NEVER_RIGHT = {
 }
 ANYTHING = {
     "100,000 digits": "7" * 100_000,
-    "a large power": "9**9**9**9",
+    "a large power": "9**2**25",
     "brackets, 10,000 deep": "(" * 10_000 + "1" + ")" * 10_000,
     "fractions, 2,000 deep": "\\frac{" * 2_000 + "1" + "}{2}" * 2_000,
     "open boxes": "\\boxed{" * 5_000,

@@ -28,7 +28,8 @@ def deadline(seconds: float) -> Iterator[None]:
         raise TookTooLong(f"not over after {seconds:g} s")
 
     before = signal.signal(signal.SIGALRM, raise_it)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
+    # Again and again: asyncio keeps what one task raises, and goes on with the next, which may hang as well.
+    signal.setitimer(signal.ITIMER_REAL, seconds, seconds / 10)
     try:
         yield
     finally:

@@ -12,7 +12,7 @@ from ..types import Episode, Message, Task
 from .drive import Policy, Table, against, always, anything, echo, oracle, play, text_of
 from .limits import TookTooLong
 from .rules import Report
-from .subject import FAULTS, Subject, named, openings, short, told
+from .subject import FAULTS, Subject, named, short, told
 
 CONSTANTS = ("0", "1", "2", "yes", "no", "true", "false", "A", "B", "C", "D", "banana", "I don't know.")
 GARBAGE = (
@@ -20,15 +20,17 @@ GARBAGE = (
     "\x00\x01\x7f\ufffd",
     "((((((((((" * 50,
     "\\boxed{\\frac{1}{",
-    "'; import os; os._exit(1) #",
-    "__import__('os')._exit(1)",
+    "'; raise SystemExit('the reply was run') #",  # what a grader that runs it ends with, and is found by
+    "(_ for _ in ()).throw(SystemExit('the reply was run'))",
     "{}[]<>|&$`%~^",
     "\u0663\u0661\u202e\u200f\u200b\ufb01\U0001d7d9\u00bd\u221e",
     "-" * 2000,
     "nan inf -inf 1e999999 0/0",
-    "9**9**9**9",
+    "nan",
+    "9**2**25",  # most of a minute, to whoever works it out
     "[[[[]]]]" * 100,
     "None",
+    '[1, null, {"answer": []}]',
 )
 ENORMOUS = "the answer is 1 and " * 5000
 LENIENCE = 0.25
@@ -81,8 +83,7 @@ class _Audit:
         tables = [(Table(task, p, (what, i))) for i, task in tasks if (p := policies(i, task)) is not None]
         episodes = self._at_once(tables, size)
         if episodes is None:
-            limit = time.monotonic() + BUDGET_S
-            played = [(t.task, self._one(t, what, size)) for t in tables if time.monotonic() < limit]
+            played = self._one_by_one(tables, what, size)
         else:
             per = len(episodes) // max(1, len(tables))
             played = [(t.task, episodes[i * per : (i + 1) * per]) for i, t in enumerate(tables)]
@@ -93,19 +94,31 @@ class _Audit:
 
     def _at_once(self, tables: Sequence[Table], size: int) -> list[Episode] | None:
         """None where it is worth a look which of them it was."""
-        began = time.perf_counter()
+        took: list[float] = []
         try:
-            episodes = play(tables, size=size, seconds=self.subject.patience_s)
+            episodes = play(tables, size=size, seconds=self.subject.patience_s, took=took)
         except FAULTS:
             return None
-        late = time.perf_counter() - began > SLOW_S * max(1, len(episodes)) / 4
+        late = max(took, default=0) > SLOW_S
         return None if late or any(e.stop_reason == "timeout" for e in episodes) else episodes
+
+    def _one_by_one(self, tables: Sequence[Table], what: str, size: int) -> Played:
+        """Up to the first that breaks it, or that hangs: the others would, too."""
+        played: Played = []
+        limit = time.monotonic() + BUDGET_S
+        for table in tables:
+            before = len(self.report.findings)
+            played.append((table.task, self._one(table, what, size)))
+            waited = any(episode.stop_reason == "timeout" for episode in played[-1][1])
+            if waited or time.monotonic() > limit or len(self.report.findings) > before:
+                break
+        return played
 
     def _one(self, table: Table, what: str, size: int) -> list[Episode]:
         where = f"{named(table.task)}, {what}"
-        began = time.perf_counter()
+        took: list[float] = []
         try:
-            episodes = play([table], size=size, seconds=self.subject.patience_s)
+            episodes = play([table], size=size, seconds=self.subject.patience_s, took=took)
         except TookTooLong as error:
             self.report.find("L3.hangs", f"{where}: {told(error)}")
             return []
@@ -116,8 +129,8 @@ class _Audit:
         except FAULTS as error:
             self.report.find("L3.crash", f"{where}: {told(error)}")
             return []
-        turns = sum(len(episode.turns) for episode in episodes)
-        self.slowest = max(self.slowest, ((time.perf_counter() - began) / max(turns, 1), where))
+        if size == 1:  # where others play too, a step that awaits takes their time as well
+            self.slowest = max(self.slowest, (max(took, default=0), where))
         return episodes
 
     def _look(self, task: Task, episode: Episode, what: str) -> None:
@@ -146,12 +159,10 @@ def check_rewards(subject: Subject, report: Report) -> None:
 
 def _oracle(audit: _Audit) -> tuple[Played, list[str]]:
     """Plays what ought to win: the episodes, and the texts of those replies."""
-    answers: dict[int, str] = {}
-    for i, task in enumerate(audit.subject.audited):
-        policy = oracle(task) if audit.alone else None
-        said = policy(openings([task])[0], ()) if policy else ""
-        if said:
-            answers[i] = said if isinstance(said, str) else text_of(said)
+    subject = audit.subject
+    answers = {i: text_of(m) if isinstance(m, dict) else str(m) for i, m in subject.answers.items()}
+    for i, error in subject.unanswered.items():
+        audit.report.find("L3.oracle", f"{named(subject.audited[i])}: its oracle(messages) raises {error}")
     played = audit.play(lambda i, task: oracle(task) if i in answers else None, "the reference answer")
     for task, (episode,) in played:
         said = short(episode.turns[0].message.get("content", ""), 60)
@@ -160,7 +171,7 @@ def _oracle(audit: _Audit) -> tuple[Played, list[str]]:
             audit.report.find("L3.oracle", f"{named(task)}: the reference answer {said!r} {got}")
         elif episode.correct is False:
             audit.report.find("L3.verdict", f"{named(task)}: the best reward, and the verdict is wrong")
-    if not answers:
+    if not answers and not subject.unanswered:
         unknown = "no task says what ought to win: Question(answer=...), or oracle(messages) of a task"
         several = "with several seats nobody is sure to win"
         audit.report.unchecked["L3.oracle"] = unknown if audit.alone else several
@@ -180,22 +191,30 @@ def _junk(audit: _Audit) -> None:
         ("L3.garbage", "a call of a tool that isn't", [always(message) for message in _bad_calls()]),
     ]
     for rule, what, policies in kinds:
-        played = audit.play(lambda i, task, all=policies: against(task, all[i % len(all)]), what)
-        won = [(task, episode) for task, (episode, *_) in played if audit.wins(episode)]
         judged = audit.alone if rule == "L3.echo" else audit.judged  # a partner may need what the prompt says
-        if judged and len(won) > audit.lenience * len(played):
-            task, episode = won[0]
-            reply = short(episode.turns[-1].message.get("content", ""), 40)
-            share = f"on {len(won)} of {len(played)} tasks"
-            audit.report.find(rule, f"{named(task)}: {what} ({reply!r}) wins {share}")
+        for policy in _suspects(audit, what, policies):
+            played = audit.play(lambda i, task, policy=policy: against(task, policy), what)
+            won = [(task, episode) for task, (episode, *_) in played if audit.wins(episode)]
+            if judged and len(won) > audit.lenience * len(played):
+                task, episode = won[0]
+                reply = short(episode.turns[-1].message.get("content", ""), 40)
+                share = f"on {len(won)} of {len(played)} tasks"
+                audit.report.find(rule, f"{named(task)}: {what} ({reply!r}) wins {share}")
+
+
+def _suspects(audit: _Audit, what: str, policies: Sequence[Policy]) -> list[Policy]:
+    """Those that win where they are tried, each on a few of the tasks."""
+    kinds = {id(task): policies[i % len(policies)] for i, task in enumerate(audit.subject.audited)}
+    played = audit.play(lambda i, task: against(task, kinds[id(task)]), what)
+    return list(dict.fromkeys(kinds[id(task)] for task, (episode, *_) in played if audit.wins(episode)))
 
 
 def _bad_calls() -> list[Message]:
     call = {"id": "1", "type": "function", "function": {"name": "__class__", "arguments": '{"a": NaN'}}
     unread = {"text": "<tool_call>{", "reason": "no JSON"}
     return [
-        {"role": "assistant", "content": "", "tool_calls": [call]},
-        {"role": "assistant", "content": "", "unparsed_tool_calls": [unread]},
+        {"role": "assistant", "content": "Let me see.", "tool_calls": [call]},
+        {"role": "assistant", "content": "Let me see.", "unparsed_tool_calls": [unread]},
     ]
 
 

@@ -58,6 +58,8 @@ class Subject:
     id: str = ""
     values: Mapping[str, Any] = field(default_factory=dict)
     patience_s: float = PATIENCE_S
+    unanswered: dict[int, str] = field(default_factory=dict)
+    """What `answers` met with, by the place of the task."""
 
     @functools.cached_property
     def config(self) -> EnvConfig:
@@ -75,6 +77,18 @@ class Subject:
     def audited(self) -> list[Task]:
         """The training tasks that the audits play."""
         return [self.train[i] for i in spread(len(self.train), TASKS)]
+
+    @functools.cached_property
+    def answers(self) -> dict[int, str | Message]:
+        """What ought to win, of those of the audited that say so first thing; none of several seats."""
+        said: dict[int, Any] = {}
+        for i, task in enumerate(self.audited):
+            if hasattr(task, "oracle") and self.seats == 1:
+                try:
+                    said[i] = task.oracle(openings([task])[0])  # type: ignore[attr-defined]
+                except FAULTS as error:
+                    self.unanswered[i] = told(error)
+        return {i: reply for i, reply in said.items() if reply}
 
     def tasks(self, split: str) -> Sequence[Task]:
         """Of a config that is built for it."""
