@@ -17,6 +17,9 @@ for _base in (Sums, Labels, Guesses, Duels):
     healthy(_base)
 
 
+PNG = "data:image/png;base64,"
+
+
 class _Lazy:
     def __init__(self, config, first, n):
         self.config, self.first, self.n = config, first, n
@@ -101,7 +104,11 @@ class LongPrompts(Sums):
 @chz.chz
 class WithAnImage(Sums):
     def prompt(self, i):
-        image = {"type": "image", "image": "data:image/png;base64,iVBORw0KGgo="}
+        image = {
+            "type": "image",
+            "image": PNG
+            + "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg==",
+        }
         return [{"role": "user", "content": [image, {"type": "text", "text": super().prompt(i)}]}]
 
 

@@ -7,14 +7,16 @@ import json
 import os
 import pickle
 import random
+import re
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
 from typing import Any
 
+from ..streams import stream
 from ..types import Episode, Message, Question, Task
-from .drive import Policy, Table, always, anything, play
+from .drive import Policy, Table, always, anything, play, text_of
 from .rules import Report
 from .subject import FAULTS, Subject, build, named, openings, print_of, short, spread, told
 
@@ -149,7 +151,11 @@ def _tables(subject: Subject, i: int) -> list[Table]:
     policies = [_steady(["yes", "1", "2", "hold", "A", "[roll]", "[1]"])]
     if i in subject.answers:
         policies.append(always(subject.answers[i]))
-    return [Table(subject.audited[i], policy, ("replay", i)) for policy in policies]
+    task = subject.audited[i]
+    actions = re.findall(r"\[\w[^\]\n]{0,40}\]", "".join(map(text_of, openings([task])[0])))
+    if actions:  # other words may end a game before it has thrown its dice
+        policies.append(lambda messages, key: actions[stream(len(messages), *key[-2:]) % len(actions)])
+    return [Table(task, policy, ("replay", i)) for policy in policies]
 
 
 def _steady(pool: Sequence[str]) -> Policy:
