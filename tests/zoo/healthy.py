@@ -17,7 +17,10 @@ for _base in (Sums, Labels, Guesses, Duels):
     healthy(_base)
 
 
-PNG = "data:image/png;base64,"
+PNG = (
+    "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGA"
+    "WjR9awAAAABJRU5ErkJggg=="
+)
 
 
 class _Lazy:
@@ -106,8 +109,7 @@ class WithAnImage(Sums):
     def prompt(self, i):
         image = {
             "type": "image",
-            "image": PNG
-            + "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg==",
+            "image": PNG,
         }
         return [{"role": "user", "content": [image, {"type": "text", "text": super().prompt(i)}]}]
 
