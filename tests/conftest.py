@@ -6,7 +6,8 @@ import asyncio
 import functools
 import json
 import lzma
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -197,6 +198,16 @@ class Letters(EnvConfig):
 
     def tasks(self, split):
         return [Letter(i, self.answer if split == "train" else is_a) for i in range(self.n)]
+
+
+@pytest.fixture(autouse=True)
+def forgotten(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What a test imported from its own folder: another test may have a module of that name."""
+    yield
+    base = str(tmp_path_factory.getbasetemp())
+    for name, module in list(sys.modules.items()):
+        if (getattr(module, "__file__", None) or "").startswith(base):
+            del sys.modules[name]
 
 
 @pytest.fixture

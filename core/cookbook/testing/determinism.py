@@ -116,7 +116,7 @@ def _hash_seed(subject: Subject, report: Report) -> None:
     here = prompts_digest(subject.id, dict(subject.values))
     seed = "2" if os.environ.get("PYTHONHASHSEED") == "1" else "1"
     words = [sys.executable, "-c", _CHILD, json.dumps([subject.id, dict(subject.values)])]
-    env = {**os.environ, "PYTHONHASHSEED": seed}
+    env = {**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": os.pathsep.join(sys.path)}
     limit = 60 + 6 * subject.patience_s
     done = subprocess.run(words, capture_output=True, text=True, env=env, timeout=limit)
     said = [line for line in done.stdout.splitlines() if line.startswith("digest ")]
