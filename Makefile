@@ -4,7 +4,7 @@ BIN := .venv/bin
 DISTS := . plugins/math plugins/chat plugins/reasoning plugins/local
 SHELL := /bin/bash
 
-.PHONY: install demo demo-seeds test test-embedded test-interop test-reasoning test-wheels test-newcomer check bench \
+.PHONY: install demo demo-seeds test test-authors test-embedded test-interop test-reasoning test-wheels test-newcomer check bench \
 	bench-lag bench-local bench-memory bench-soak docs docs-newcomer wheels
 
 install: .venv/.installed
@@ -30,6 +30,10 @@ demo-seeds: install
 
 test: install
 	$(BIN)/python -m pytest
+
+# What an author of a plugin meets: `cookbook check` with its zoo of faulty plugins, `cookbook new`, pitfalls.
+test-authors: install
+	$(BIN)/python -m pytest -m authors
 
 # What needs the embedded model.
 test-embedded: install

@@ -13,6 +13,8 @@ from cookbook.testing import RULES, Tabular, check_backend
 from cookbook.testing.tabular import Answer, Table, TableClient, TableSampler, byte_tokenizer
 from cookbook_plugin_local.backend import TorchBackend
 
+pytestmark = pytest.mark.authors
+
 
 def changed(sequence, **values):
     """The same sample, with other fields."""

@@ -9,6 +9,8 @@ import pytest
 from cookbook import DatasetConfig, Message, registry
 from cookbook.testing import RULES, check_dataset
 
+pytestmark = pytest.mark.authors
+
 NUMBER = itertools.count()
 
 

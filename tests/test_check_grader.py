@@ -10,6 +10,8 @@ import pytest
 from cookbook import Grade, GraderConfig, registry
 from cookbook.testing import RULES, check_grader, graders
 
+pytestmark = pytest.mark.authors
+
 PROMPT = "What is 40 + 2?"
 CASES = [(PROMPT, "42", "42", "right"), (PROMPT, "41", "42", "wrong"), (PROMPT, "", "42", "wrong")]
 COUNTDOWN = {"numbers": [3, 4], "target": 12, "use_all": True}

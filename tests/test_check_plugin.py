@@ -13,6 +13,8 @@ from cookbook.errors import UnknownIdError
 from cookbook.registry import Registry
 from cookbook.testing import RULES, check_plugin
 
+pytestmark = pytest.mark.authors
+
 HOOKS = """
     from cookbook import hookimpl
 

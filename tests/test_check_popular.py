@@ -10,6 +10,8 @@ import pytest
 from cookbook import EnvConfig, Grade, Question, Step
 from cookbook.testing import check_env
 
+pytestmark = pytest.mark.authors
+
 
 class Scorer:
     def __init__(self, data, entry):

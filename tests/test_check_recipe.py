@@ -11,6 +11,8 @@ from cookbook.rl import RLConfig
 from cookbook.sl import SLConfig
 from cookbook.testing import RULES, check_recipe
 
+pytestmark = pytest.mark.authors
+
 
 @chz.chz
 class Sums(EnvConfig):

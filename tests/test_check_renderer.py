@@ -10,6 +10,8 @@ from cookbook.rendering import Parsed, Renderer, get_renderer
 from cookbook.rendering.chatml import ChatML
 from cookbook.testing import RULES, byte_tokenizer, check_renderer
 
+pytestmark = pytest.mark.authors
+
 
 class Plain(Renderer):
     """As small as a format can be."""

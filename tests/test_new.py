@@ -15,6 +15,8 @@ import cookbook
 from cookbook import cli, files, new_command
 from cookbook.runs import read_rows
 
+pytestmark = pytest.mark.authors
+
 ROOT = Path(__file__).parents[1]
 SCAFFOLD = ROOT / "core" / "cookbook" / "scaffold"
 KINDS = list(new_command.KINDS)

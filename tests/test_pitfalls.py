@@ -11,6 +11,8 @@ from types import SimpleNamespace
 
 import pytest
 
+pytestmark = pytest.mark.authors
+
 ENV = """
     import chz
     from cookbook import EnvConfig, Question

@@ -11,6 +11,8 @@ import pytest
 
 from cookbook.testing import RULES, pytest_plugin
 
+pytestmark = pytest.mark.authors
+
 HOOKS = """
     from cookbook import hookimpl
 

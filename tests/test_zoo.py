@@ -14,6 +14,8 @@ from cookbook.testing import RULES, check_env
 sys.path.insert(0, str(Path(__file__).parent))
 import zoo
 
+pytestmark = pytest.mark.authors
+
 HERE = str(Path(__file__).parent)
 
 for _part in ("protocol", "chance", "rewards", "scorers", "healthy"):
