@@ -1,4 +1,4 @@
-"""The command line: `cookbook list | show | run | resume | eval | runs | plugins`, and plugins' own commands.
+"""The command line: the commands that `USAGE` lists, and plugins' own.
 
 What a user can get wrong ends in one line on standard error and exit code 2.
 """

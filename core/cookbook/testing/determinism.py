@@ -28,8 +28,6 @@ DISTINCT = 0.9
 """The share of tasks that begin each in its own way where an opening says which task it is."""
 PLAYED = 6
 """How many tasks are played again, reseeded and interleaved."""
-
-
 REPLAYS = 6
 """How often the first of them is: what changes a little each time may come out alike once or twice."""
 
@@ -118,7 +116,11 @@ def _hash_seed(subject: Subject, report: Report) -> None:
     words = [sys.executable, "-c", _CHILD, json.dumps([subject.id, dict(subject.values)])]
     env = {**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": os.pathsep.join(sys.path)}
     limit = 60 + 6 * subject.patience_s
-    done = subprocess.run(words, capture_output=True, text=True, env=env, timeout=limit)
+    try:
+        done = subprocess.run(words, capture_output=True, text=True, env=env, timeout=limit)
+    except subprocess.TimeoutExpired:
+        report.find("L2.processes", f"another process made no prompts in {limit:g} s")
+        return
     said = [line for line in done.stdout.splitlines() if line.startswith("digest ")]
     if not said:
         report.find("L2.processes", f"in another process: {short(done.stderr.strip()[-300:])}")

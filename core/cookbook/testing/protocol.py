@@ -82,6 +82,7 @@ def _survives_json(subject: Subject, report: Report) -> None:
 def _refuses(subject: Subject, report: Report) -> None:
     """What numbers no option can have end in: an error that says so, or an environment that plays."""
     if not subject.id:
+        report.unchecked["L1.typed-errors"] = "the check was given an object, not an id"
         return
     for field in chz.chz_fields(subject.config).values():
         value = getattr(subject.config, field.logical_name)

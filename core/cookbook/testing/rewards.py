@@ -150,6 +150,8 @@ def check_rewards(subject: Subject, report: Report) -> None:
     if not audit.judged:
         several = "of several seats one wins, and no task says what ought to: oracle(messages)"
         report.unchecked |= dict.fromkeys(("L3.empty", "L3.garbage", "L3.echo", "L3.constant"), several)
+    elif not audit.alone:
+        report.unchecked["L3.echo"] = "of several seats another may need what the prompt says"
     _junk(audit)
     _constants(audit, answers)
     _groups(audit, right, answers)
@@ -191,7 +193,7 @@ def _junk(audit: _Audit) -> None:
         ("L3.garbage", "a call of a tool that isn't", [always(message) for message in _bad_calls()]),
     ]
     for rule, what, policies in kinds:
-        judged = audit.alone if rule == "L3.echo" else audit.judged  # a partner may need what the prompt says
+        judged = audit.alone if rule == "L3.echo" else audit.judged
         for policy in _suspects(audit, what, policies):
             played = audit.play(lambda i, task, policy=policy: against(task, policy), what)
             won = [(task, episode) for task, (episode, *_) in played if audit.wins(episode)]

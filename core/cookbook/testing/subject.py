@@ -136,7 +136,7 @@ def short(value: Any, most: int = 120) -> str:
     return text if len(text) <= most else f"{text[: most - 20]}... ({len(text)} characters)"
 
 
-def named(task: Task, messages: Sequence[Message] | None = None) -> str:
+def named(task: Task) -> str:
     """A task in an example: its question, or its class and the fields it has."""
     if isinstance(task, Question):
         last = task.prompt if isinstance(task.prompt, str) else [m.get("content") for m in task.prompt[-1:]]
