@@ -87,6 +87,7 @@ class _Judge:
     def __init__(self, grader: Grader, report: Report) -> None:
         self.grader, self.report = grader, report
         self.seconds: list[float] = []
+        self.awaited = False  # whether the last grade was
 
     def holds(self, case: Case) -> None:
         """Grades one case of the author's."""
@@ -130,7 +131,7 @@ class _Judge:
             self.report.find("L3.grader-raises", f"{what}: {type(error).__name__}: {_short(error, 200)}")
             return None
         self.seconds.append(took_s)
-        if took_s > SLOW_S and not inspect.iscoroutinefunction(self.grader.grade):  # which others wait for
+        if took_s > SLOW_S and not self.awaited:  # then every episode waits for it
             self.report.find("L3.grader-slow", f"{what}: {took_s:.1f} s")
         if not isinstance(grade, Grade):
             self.report.find("L1.grader-type", f"{what}: {_short(grade)}, a {type(grade).__name__}")
@@ -153,6 +154,7 @@ class _Judge:
 
         async def call() -> Any:
             grade = self.grader.grade(asked, Message(role="assistant", content=reply), reference)
+            self.awaited = inspect.isawaitable(grade)
             return await grade if inspect.isawaitable(grade) else grade
 
         return asyncio.run(call())

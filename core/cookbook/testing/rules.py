@@ -168,7 +168,7 @@ RULES: dict[str, Rule] = {
         "a grade is over within 10 s", "bound the length of what is read, and every search"
     ),
     "L3.grader-slow": Rule(
-        "a grade takes less than a second",
+        "a grade that isn't awaited takes less than a second",
         "bound the length of what is read; do what is slow in another process",
         warns=True,
     ),

@@ -41,7 +41,7 @@ class Problems(EnvConfig):
     comes twice within a split stays, as in the set. The order is the set's.
     """
 
-    check_with = {"source": "sample"}
+    check_with = {"source": "sample", "held_out": 0.1}
 
     source: str = chz.field(
         default="", doc="a file or folder of the set's form; empty: the hub; sample: a few shipped problems"
