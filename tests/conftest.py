@@ -201,12 +201,12 @@ class Letters(EnvConfig):
 
 
 @pytest.fixture(autouse=True)
-def forgotten(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+def forgotten(request: pytest.FixtureRequest) -> Iterator[None]:
     """What a test imported from its own folder: another test may have a module of that name."""
     yield
-    base = str(tmp_path_factory.getbasetemp())
-    for name, module in list(sys.modules.items()):
-        if (getattr(module, "__file__", None) or "").startswith(base):
+    folder = request.node.funcargs.get("tmp_path")
+    for name, module in list(sys.modules.items()) if folder else ():
+        if (getattr(module, "__file__", None) or "").startswith(f"{folder}/"):
             del sys.modules[name]
 
 
